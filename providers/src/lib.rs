@@ -1,0 +1,1 @@
+//! Steps, machines and everything that acts on the world.

@@ -1,0 +1,1 @@
+//! kprov: bare machines to a real Kubernetes cluster.

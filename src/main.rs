@@ -1,0 +1,2 @@
+//! The kprov command.
+fn main() {}
