@@ -1,0 +1,185 @@
+//! A host whose files, units and containers kprov looks at and changes: the one it runs on, or a fake one in memory.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+/// What is at a path, without following links.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meta {
+    /// Kind of the thing.
+    pub kind: Kind,
+    /// Permission bits, 0o7777.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+/// Kind of a thing at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link and what it names.
+    Link(String),
+    /// Socket, device, pipe.
+    Other,
+}
+
+/// A process to run. Arguments never hold a secret; `stdin` may.
+#[derive(Debug, Clone, Default)]
+pub struct Command {
+    /// Program, looked up in PATH or absolute.
+    pub program: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Additional environment.
+    pub env: Vec<(String, String)>,
+    /// What it reads on its standard input; empty: nothing.
+    pub stdin: Vec<u8>,
+    /// After this it is killed and the run fails; none: as long as it takes.
+    pub timeout: Option<Duration>,
+}
+
+impl Command {
+    /// A command with arguments.
+    pub fn new<S: Into<String>>(program: impl Into<String>, args: impl IntoIterator<Item = S>) -> Self {
+        Self { program: program.into(), args: args.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit code; 128 + signal where a signal ended it.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl Exit {
+    /// Exit code 0.
+    pub fn success(&self) -> bool {
+        self.code == 0
+    }
+
+    /// Standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+/// What systemd says of a unit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnitState {
+    /// `loaded`, `not-found`, `masked`.
+    pub load: String,
+    /// `active`, `inactive`, `failed`, `activating`.
+    pub active: String,
+    /// `enabled`, `disabled`, `static`; empty where there is no unit file.
+    pub enabled: String,
+    /// Main process, 0 if none.
+    pub main_pid: u32,
+}
+
+/// What to do with a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnitVerb {
+    /// Start now.
+    Start,
+    /// Stop now.
+    Stop,
+    /// Stop if it runs, then start.
+    Restart,
+    /// Start at boot.
+    Enable,
+    /// Do not start at boot.
+    Disable,
+    /// Forget a failed state.
+    ResetFailed,
+}
+
+/// A host. File calls are synchronous: they are short and local. All paths are absolute.
+///
+/// Errors name the path or program; "not there" is `None`, not an error.
+#[async_trait]
+pub trait Machine: Send + Sync {
+    /// What is at the path, not following a link.
+    fn meta(&self, path: &str) -> anyhow::Result<Option<Meta>>;
+
+    /// A file's content, following links. `None` when there is nothing.
+    fn read(&self, path: &str) -> anyhow::Result<Option<Vec<u8>>>;
+
+    /// Names in a directory, sorted; `None` when there is no directory.
+    fn list(&self, dir: &str) -> anyhow::Result<Option<Vec<String>>>;
+
+    /// Lower-case hex SHA-256 of a file, read in pieces.
+    fn sha256(&self, path: &str) -> anyhow::Result<Option<String>>;
+
+    /// Writes a file whole: temporary name, mode, sync, rename, sync the directory. The parent must be there.
+    fn write(&self, path: &str, content: &[u8], mode: u32) -> anyhow::Result<()>;
+
+    /// Makes one directory with this mode; there already is success (its mode is left alone). The parent must be there.
+    fn make_dir(&self, path: &str, mode: u32) -> anyhow::Result<()>;
+
+    /// Makes or replaces a symbolic link, atomically.
+    fn link(&self, path: &str, target: &str) -> anyhow::Result<()>;
+
+    /// Changes permission bits.
+    fn chmod(&self, path: &str, mode: u32) -> anyhow::Result<()>;
+
+    /// Renames within one file system and syncs both directories.
+    fn rename(&self, from: &str, to: &str) -> anyhow::Result<()>;
+
+    /// Removes a file or link. Nothing there is success.
+    fn remove(&self, path: &str) -> anyhow::Result<()>;
+
+    /// Removes a directory if it is empty. Nothing there is success; not empty: `false`.
+    fn remove_dir(&self, path: &str) -> anyhow::Result<bool>;
+
+    /// Unmounts everything below a directory and removes it with all that is in it, never crossing into another file
+    /// system. Nothing there is success.
+    fn remove_tree(&self, path: &str) -> anyhow::Result<()>;
+
+    /// Runs a process to its end. A non-zero exit is not an error here; a program that is not there is.
+    async fn run(&self, command: Command) -> anyhow::Result<Exit>;
+
+    /// What systemd says of a unit.
+    async fn unit(&self, name: &str) -> anyhow::Result<UnitState>;
+
+    /// Does something to a unit and waits until systemd has done it.
+    async fn unit_do(&self, name: &str, verb: UnitVerb) -> anyhow::Result<()>;
+
+    /// Makes systemd read its unit files again.
+    async fn units_reload(&self) -> anyhow::Result<()>;
+
+    /// GET without following redirects, not verifying the server's certificate (health ports of this very machine
+    /// only): status and body. `None`: nothing answers there yet.
+    async fn probe(&self, url: &str) -> anyhow::Result<Option<(u16, String)>>;
+}
+
+/// The absolute parents of a path that are not there yet, topmost first.
+///
+/// # Errors
+/// When the machine cannot be looked at.
+pub fn missing_parents(machine: &dyn Machine, path: &str) -> anyhow::Result<Vec<String>> {
+    let mut missing = Vec::new();
+    let mut at = path;
+    while let Some(slash) = at.rfind('/') {
+        at = at.get(..slash).unwrap_or_default();
+        if at.is_empty() || machine.meta(at)?.is_some() {
+            break;
+        }
+        missing.push(at.to_owned());
+    }
+    missing.reverse();
+    Ok(missing)
+}

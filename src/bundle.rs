@@ -1,0 +1,5 @@
+//! One verified file with everything a machine needs.
+
+pub mod manifest;
+
+pub use manifest::Manifest;

@@ -1,0 +1,1 @@
+//! The lists of phases: init and join. A reader starts here; it stays a page. Nothing below does I/O: it only builds steps.
