@@ -110,6 +110,12 @@ pub trait Step: Send + Sync {
     /// One line for people: `write /etc/kubernetes/manifests/etcd.yaml`.
     fn describe(&self) -> String;
 
+    /// What it would write, for people and golden plans: the file's or object's whole text, secrets as `<secret>`,
+    /// values of earlier steps as `known after STEP`. `None` where there is nothing to show.
+    fn content(&self) -> Option<String> {
+        None
+    }
+
     /// Looks, never touches.
     async fn check(&self, known: &Outputs) -> anyhow::Result<Status>;
 
