@@ -1,2 +1,5 @@
 //! The kprov command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    kprov::cli::main()
+}

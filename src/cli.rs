@@ -1,0 +1,124 @@
+//! Commands: parse, call, print. The only place that prints or exits.
+//!
+//! One file a command below `cli/`; each has an `Args` struct and `pub(super) async fn run(args, Shell) -> Result`.
+
+pub mod error;
+pub mod output;
+
+mod completion;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::error::{Failure, Kind, Result};
+use self::output::Format;
+
+/// What every command is given: how to write, and whether somebody pressed Ctrl-C.
+#[derive(Debug, Clone)]
+pub struct Shell {
+    /// How results are written.
+    pub format: Format,
+}
+
+/// From bare machines to a real Kubernetes cluster.
+#[derive(Debug, Parser)]
+#[command(name = "kprov", version = version::TEXT, disable_help_subcommand = true, max_term_width = 120)]
+struct Cli {
+    /// How results are written; json on commands that act is one event a line
+    #[arg(short = 'o', long = "output", global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    output: Format,
+
+    /// More about what happens inside, on stderr (repeat for more)
+    #[arg(short = 'v', long = "verbose", global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Version(version::Args),
+    Completion(completion::Args),
+}
+
+/// Parses the command line, runs the command, prints its failure and returns its exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    log(cli.verbose);
+    let shell = Shell { format: cli.output };
+    match dispatch(cli.command, &shell) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if output::failed(shell.format, &failure).is_err() || !failure.error.to_string().is_empty() {
+                output::stderr(&failure.to_string());
+            }
+            ExitCode::from(failure.kind.code())
+        }
+    }
+}
+
+/// Commands that need no runtime end in milliseconds; all others get one.
+fn dispatch(command: Command, shell: &Shell) -> Result {
+    match command {
+        Command::Version(args) => version::run(&args, shell),
+        Command::Completion(args) => completion::run(&args),
+    }
+}
+
+/// Runs the async part of a command.
+#[allow(dead_code)]
+fn block<F: Future<Output = Result>>(work: F) -> Result {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::internal)?.block_on(work)
+}
+
+/// clap's own message; help and version are no failure.
+fn usage(error: &clap::Error) -> ExitCode {
+    // A terminal that went away is no error of ours.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(Kind::Usage.code()) } else { ExitCode::SUCCESS }
+}
+
+fn log(verbose: u8) {
+    let level = match verbose {
+        0 => return,
+        1 => "kprov=debug,kprov_providers=debug",
+        2 => "debug",
+        _ => "trace",
+    };
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(level).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples_in_its_help() {
+        fn walk(command: &clap::Command, path: &str, without: &mut Vec<String>) {
+            for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+                let path = format!("{path} {}", sub.get_name());
+                let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                if sub.get_subcommands().next().is_none() && !help.contains("Example") {
+                    without.push(path.clone());
+                }
+                walk(sub, &path, without);
+            }
+        }
+        let mut without = Vec::new();
+        walk(&Cli::command(), "kprov", &mut without);
+        assert!(without.is_empty(), "no examples in --help of: {without:?}");
+    }
+}

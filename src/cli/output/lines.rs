@@ -1,0 +1,49 @@
+//! Events as plain lines, one each, for pipes and logs.
+
+use kprov_providers::Event;
+use kprov_providers::event::{State, Type};
+
+/// The line of an event; none for those that only matter to bars.
+pub(super) fn line(event: &Event) -> Option<String> {
+    let message = &event.message;
+    match event.kind {
+        Type::Step => {
+            let phase = event.phase.as_deref().unwrap_or_default();
+            let seconds = event.seconds.map(|s| format!(" ({s:.1} s)")).unwrap_or_default();
+            let word = match event.state? {
+                State::Start | State::Ready => return None,
+                State::Done => return Some(format!("[{phase}] {message}{seconds}")),
+                State::Missing => "would do",
+                State::Differs => "would change",
+                State::Failed => "failed",
+                State::Skipped => "not tried",
+                State::Undone => "took back",
+            };
+            Some(format!("[{phase}] {word}: {message}{seconds}"))
+        }
+        Type::Progress => match event.phase.as_deref() {
+            Some(phase) if !phase.is_empty() => Some(format!("[{phase}] {message}")),
+            _ => Some(message.clone()),
+        },
+        Type::Note => Some(message.clone()),
+        Type::Warning => Some(format!("warning: {message}")),
+        Type::Error => Some(format!("error: {message}")),
+        Type::Result => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn done_steps_are_lines_and_started_ones_are_not() {
+        let event = Event::new(Type::Step, "write /etc/x").about("x", "certs");
+        assert_eq!(line(&event.clone().state(State::Start)), None);
+        assert_eq!(
+            line(&event.clone().state(State::Done).seconds(1.26)).as_deref(),
+            Some("[certs] write /etc/x (1.3 s)")
+        );
+        assert_eq!(line(&event.state(State::Failed)).as_deref(), Some("[certs] failed: write /etc/x"));
+    }
+}
