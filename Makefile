@@ -1,0 +1,27 @@
+# Names the commands; the work is in scripts/ and in kprov itself.
+
+.PHONY: up test static bundle lint bench-bundle soak help
+
+help: ## Show these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+up: ## Build kprov and the bundle, then bring up a cluster on this host
+	@scripts/up
+
+test: ## Everything that CI runs
+	@scripts/test
+
+static: ## The static kprov for this architecture
+	@scripts/static
+
+bundle: static ## The bundle of the pinned Kubernetes version, from the cache where it is there
+	@scripts/bundle
+
+lint: ## Formatting, clippy with the house's lints, licences and sources of dependencies
+	@scripts/lint
+
+bench-bundle: static ## Time to build, size, time to install; printed
+	@scripts/bench-bundle
+
+soak: ## What is too long for CI: other versions and architectures, a Debian guest in qemu
+	@scripts/soak

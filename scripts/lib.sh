@@ -1,0 +1,83 @@
+# Shared by the scripts: where caches are, how stages are timed, how packages are installed. Sourced, not run.
+# shellcheck shell=bash
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/kprov"
+mkdir -p "$CACHE"
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$CACHE/target}"
+KUBERNETES=v1.36.3
+
+case "$(uname -m)" in
+x86_64) ARCH=amd64 TARGET=x86_64-unknown-linux-musl ;;
+aarch64) ARCH=arm64 TARGET=aarch64-unknown-linux-musl ;;
+*)
+    echo "error: kprov is built on x86_64 and aarch64, not on $(uname -m)" >&2
+    exit 1
+    ;;
+esac
+KPROV="$CARGO_TARGET_DIR/$TARGET/release/kprov"
+BUNDLE="$CACHE/kprov-bundle-$KUBERNETES-$ARCH.tar.zst"
+
+die() {
+    echo "error: $1" >&2
+    [ $# -lt 2 ] || echo "hint: $2" >&2
+    exit 1
+}
+
+STAGES=()
+# stage NAME COMMAND...: runs it, remembers how long it took.
+stage() {
+    local name=$1 start=$SECONDS
+    shift
+    echo "=== $name"
+    "$@"
+    STAGES+=("$(printf '%5d s  %s' $((SECONDS - start)) "$name")")
+}
+
+# Prints what each stage took.
+stages() {
+    echo "=== stages"
+    printf '%s\n' "${STAGES[@]}"
+    printf '%5d s  in all\n' "$SECONDS"
+}
+
+# packages NAME...: installs those Debian packages that are not there.
+packages() {
+    local missing=() name
+    for name in "$@"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null)" = installed ] || missing+=("$name")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null || die "these packages are missing: ${missing[*]}" "install them with the system's package manager"
+    [ "$(id -u)" = 0 ] || die "these packages are missing: ${missing[*]}" "sudo apt-get install ${missing[*]}"
+    echo "installing ${missing[*]}"
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >"$CACHE/apt.log" 2>&1 ||
+        { apt-get update -q >"$CACHE/apt.log" 2>&1 &&
+            DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >>"$CACHE/apt.log" 2>&1; } ||
+        { tail -n 20 "$CACHE/apt.log" >&2; die "cannot install ${missing[*]}" "apt-get install ${missing[*]}"; }
+}
+
+# The Rust toolchain of rust-toolchain.toml: the user's, else the distribution's rustup package.
+rust() {
+    if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then
+        PATH="$HOME/.cargo/bin:$PATH"
+    fi
+    if ! command -v rustup >/dev/null; then
+        if command -v cargo >/dev/null; then
+            have=$(cargo --version | cut -d' ' -f2)
+            want=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
+            [ "$(printf '%s\n%s\n' "$want" "$have" | sort -V | head -n 1)" = "$want" ] ||
+                die "cargo $have is too old, $want is needed" "apt-get install rustup (Debian 13, Ubuntu 24.04), or install rustup as its project says"
+            return
+        fi
+        apt-cache show rustup >/dev/null 2>&1 || apt-get update -q >/dev/null 2>&1 || true
+        apt-cache show rustup >/dev/null 2>&1 ||
+            die "no Rust toolchain, and this distribution has no rustup package" "install rustup as its project says, then run this again"
+        packages rustup
+    fi
+    # Names the toolchain, its components and its targets; does nothing when they are there.
+    rustup show active-toolchain >/dev/null 2>&1 || rustup toolchain install >/dev/null
+    rustup target list --installed | grep -qx "$TARGET" || rustup target add "$TARGET"
+}
