@@ -1,9 +1,19 @@
 //! What we learn about a machine before planning.
 
+mod answers;
+pub(crate) mod features;
+pub mod fit;
+mod gather;
+pub(crate) mod net;
+mod runtimes;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+pub use self::answers::Answers;
+pub use self::gather::gather;
 
 /// Which cgroup hierarchy the machine runs with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,10 +83,58 @@ pub struct Facts {
     pub resolved: bool,
     /// Only loopback resolvers are in /etc/resolv.conf, and resolved is not active.
     pub loopback_resolver_only: bool,
+    /// Name servers of /etc/resolv.conf.
+    #[serde(default)]
+    pub resolvers: Vec<IpAddr>,
+    /// What pods should get instead of /etc/resolv.conf, where that is of no use to them.
+    #[serde(default)]
+    pub resolv_conf: Option<String>,
     /// Those of the host's certificate directories that exist (contract A.7).
     pub ca_dirs: Vec<String>,
-    /// A runtime that runs and is not ours.
+    /// The runtime to use that runs already and is not ours: the user's choice, else the only one there is.
     pub runtime: Option<Runtime>,
+    /// All runtimes that run and are not ours.
+    #[serde(default)]
+    pub runtimes: Vec<Runtime>,
     /// `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY` and their lower-case forms, as set.
     pub proxy: Vec<(String, String)>,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An ordinary machine, for tests to change.
+    pub(crate) fn facts() -> Facts {
+        let v4: IpAddr = "192.0.2.10".parse().unwrap();
+        Facts {
+            hostname: "cp-1".to_owned(),
+            arch: "amd64".to_owned(),
+            os: "Debian GNU/Linux 12 (bookworm)".to_owned(),
+            kernel: "6.1.0".to_owned(),
+            root: true,
+            systemd: true,
+            cpus: 2,
+            memory_mb: 4000,
+            addresses: vec![v4],
+            default_addresses: vec![v4],
+            routes: vec!["192.0.2.0/24".parse().unwrap()],
+            cgroups: Cgroups::V2,
+            missing_capabilities: Vec::new(),
+            apparmor: true,
+            swap: false,
+            nftables: true,
+            conntrack_writable: true,
+            page_size: 4096,
+            sync_micros: 300,
+            resolved: false,
+            loopback_resolver_only: false,
+            resolvers: vec!["192.0.2.1".parse().unwrap()],
+            resolv_conf: None,
+            ca_dirs: Vec::new(),
+            runtime: None,
+            runtimes: Vec::new(),
+            proxy: Vec::new(),
+        }
+    }
 }

@@ -1,0 +1,252 @@
+//! Learns the facts of the machine.
+
+use std::net::IpAddr;
+
+use anyhow::Context;
+use kprov_providers::Machine;
+
+use super::answers::Answers;
+use super::net::{self, text};
+use super::{Cgroups, Facts, runtimes};
+
+/// Certificate directories of distributions (contract A.7).
+const CA_DIRS: [&str; 5] = [
+    "/etc/pki/ca-trust",
+    "/etc/pki/tls/certs",
+    "/etc/ca-certificates",
+    "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
+];
+
+/// Gathers the facts. `ours` says whether a path was made by kprov (the journal knows); `socket` is the CRI socket that
+/// the user chose, which decides between several runtimes.
+///
+/// # Errors
+/// When the machine's files cannot be read.
+pub async fn gather(
+    machine: &dyn Machine,
+    answers: Answers,
+    ours: &(dyn Fn(&str) -> bool + Sync),
+    socket: Option<&str>,
+) -> anyhow::Result<Facts> {
+    let foreign = runtimes::foreign(machine, ours);
+    let resolved = machine.unit("systemd-resolved.service");
+    // Both wait for other processes: side by side.
+    let (foreign, resolved) = tokio::join!(foreign, resolved);
+    let foreign = foreign.context("looking for container runtimes")?;
+    // Without systemd (or D-Bus) there is no such unit either.
+    let resolved = resolved.is_ok_and(|unit| unit.active == "active");
+
+    let one_line = |path: &str| -> anyhow::Result<String> { Ok(text(machine, path)?.trim().to_owned()) };
+    let routes = net::routes(machine)?;
+    let addresses = net::addresses(machine, &routes)?;
+    let status = text(machine, "/proc/self/status")?;
+    let mounts = text(machine, "/proc/self/mounts")?;
+    let resolvers = net::nameservers(&text(machine, "/etc/resolv.conf")?);
+    let loopback = !resolvers.is_empty() && resolvers.iter().all(IpAddr::is_loopback);
+    let mut ca_dirs = Vec::new();
+    for dir in CA_DIRS {
+        if machine.list(dir)?.is_some() {
+            ca_dirs.push(dir.to_owned());
+        }
+    }
+    Ok(Facts {
+        hostname: one_line("/proc/sys/kernel/hostname")?.to_lowercase(),
+        arch: arch(std::env::consts::ARCH).to_owned(),
+        os: os(&text(machine, "/etc/os-release")?),
+        kernel: one_line("/proc/sys/kernel/osrelease")?,
+        root: answers.root,
+        systemd: machine.list("/run/systemd/system")?.is_some(),
+        cpus: field(&status, "Cpus_allowed_list:").map_or(1, cpus),
+        memory_mb: memory_mb(&text(machine, "/proc/meminfo")?),
+        default_addresses: default_addresses(answers.sources, &routes, &addresses),
+        addresses,
+        routes: routes.iter().filter(|r| !r.is_default()).map(|r| r.to).collect(),
+        cgroups: cgroups(&mounts),
+        missing_capabilities: missing_capabilities(&status, &one_line("/proc/sys/kernel/cap_last_cap")?),
+        apparmor: one_line("/sys/module/apparmor/parameters/enabled")? == "Y",
+        swap: text(machine, "/proc/swaps")?.lines().count() > 1,
+        nftables: answers.nftables,
+        conntrack_writable: conntrack_writable(machine, &mounts)?,
+        page_size: page_size(&text(machine, "/proc/self/smaps")?),
+        sync_micros: answers.sync_micros,
+        resolved,
+        loopback_resolver_only: loopback && !resolved,
+        resolvers,
+        resolv_conf: resolv_conf(machine, resolved, loopback)?,
+        ca_dirs,
+        runtime: choose(&foreign, socket),
+        runtimes: foreign,
+        proxy: answers.proxy,
+    })
+}
+
+/// The runtime to use: the one that the user named, else the only one.
+fn choose(foreign: &[super::Runtime], socket: Option<&str>) -> Option<super::Runtime> {
+    let same = |a: &str, b: &str| a.replace("/var/run/", "/run/") == b.replace("/var/run/", "/run/");
+    match (socket, foreign) {
+        (Some(socket), all) => all.iter().find(|r| same(&r.socket, socket)).cloned(),
+        (None, [only]) => Some(only.clone()),
+        (None, _) => None,
+    }
+}
+
+/// The file with the real resolvers: systemd-resolved's as kubeadm takes it, NetworkManager's where a local cache answers.
+fn resolv_conf(machine: &dyn Machine, resolved: bool, loopback: bool) -> anyhow::Result<Option<String>> {
+    const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+    const NETWORK_MANAGER: &str = "/run/NetworkManager/no-stub-resolv.conf";
+    if resolved {
+        return Ok(Some(RESOLVED.to_owned()));
+    }
+    if !loopback {
+        return Ok(None);
+    }
+    let real = net::nameservers(&text(machine, NETWORK_MANAGER)?);
+    Ok(real.iter().any(|r| !r.is_loopback()).then(|| NETWORK_MANAGER.to_owned()))
+}
+
+/// Kubernetes' names of architectures.
+fn arch(rust: &str) -> &str {
+    match rust {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn os(release: &str) -> String {
+    let value = |name: &str| {
+        release
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+            .map(|value| value.trim_matches(['"', '\'']).to_owned())
+    };
+    value("PRETTY_NAME").or_else(|| value("NAME")).unwrap_or_else(|| "Linux".to_owned())
+}
+
+/// The rest of the line that begins with a name.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
+
+/// Processors in a list like `0-3,8`.
+fn cpus(list: &str) -> u32 {
+    list.split(',')
+        .filter_map(|part| {
+            let (from, to) = part.split_once('-').unwrap_or((part, part));
+            (to.parse::<u32>().ok()?).checked_sub(from.parse().ok()?)?.checked_add(1)
+        })
+        .sum()
+}
+
+fn memory_mb(meminfo: &str) -> u64 {
+    let kib = field(meminfo, "MemTotal:").and_then(|rest| rest.split(' ').next()).and_then(|n| n.parse::<u64>().ok());
+    kib.unwrap_or(0).saturating_mul(1024) / 1_000_000
+}
+
+fn page_size(smaps: &str) -> u32 {
+    let kib =
+        field(smaps, "KernelPageSize:").and_then(|rest| rest.split(' ').next()).and_then(|n| n.parse::<u32>().ok());
+    kib.map_or(4096, |kib| kib.saturating_mul(1024))
+}
+
+/// One hierarchy where /sys/fs/cgroup itself is a cgroup2 file system.
+fn cgroups(mounts: &str) -> Cgroups {
+    let unified = mounts.lines().any(|line| {
+        let mut words = line.split(' ').skip(1);
+        words.next() == Some("/sys/fs/cgroup") && words.next() == Some("cgroup2")
+    });
+    if unified { Cgroups::V2 } else { Cgroups::V1 }
+}
+
+/// Names of capabilities in the order of their bits (linux/capability.h).
+const CAPABILITIES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+fn missing_capabilities(status: &str, last: &str) -> Vec<String> {
+    let Some(bounding) = field(status, "CapBnd:").and_then(|hex| u64::from_str_radix(hex, 16).ok()) else {
+        return Vec::new();
+    };
+    let last = last.parse::<usize>().unwrap_or(CAPABILITIES.len());
+    CAPABILITIES
+        .iter()
+        .enumerate()
+        .filter(|(bit, _)| *bit <= last && bounding & (1 << bit) == 0)
+        .map(|(_, name)| format!("CAP_{name}"))
+        .collect()
+}
+
+/// In every network namespace but the first the kernel shows the limit read-only; a container may mount it so.
+fn conntrack_writable(machine: &dyn Machine, mounts: &str) -> anyhow::Result<bool> {
+    let limit = "/proc/sys/net/netfilter/nf_conntrack_max";
+    let covers = |dir: &str| limit.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
+    let read_only = mounts
+        .lines()
+        .filter_map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            Some((*words.get(1)?, *words.get(3)?))
+        })
+        .filter(|(dir, _)| covers(dir))
+        // Later mounts hide earlier ones of the same place.
+        .max_by_key(|(dir, _)| dir.len())
+        .is_some_and(|(_, options)| options.split(',').any(|o| o == "ro"));
+    if read_only {
+        return Ok(false);
+    }
+    // Not there: the module is not loaded yet, which can only be so where the namespace is the first one.
+    Ok(machine.meta(limit)?.is_none_or(|meta| meta.mode & 0o200 != 0))
+}
+
+/// What the kernel chose, but only for families that have a default route; an address of that link where it chose none.
+fn default_addresses(sources: Vec<IpAddr>, routes: &[net::Route], addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for v4 in [true, false] {
+        if !routes.iter().any(|r| r.is_default() && r.to.addr().is_ipv4() == v4) {
+            continue;
+        }
+        let chosen = sources.iter().chain(addresses).find(|a| a.is_ipv4() == v4);
+        found.extend(chosen);
+    }
+    found
+}
