@@ -1,10 +1,16 @@
 //! One verified file with everything a machine needs: kubelet, containerd, runc, CNI, kubectl, and all images.
 //!
-//! Reading order: [`manifest`] (what a bundle holds), [`pack`] (writing one).
+//! Reading order: [`manifest`] (what a bundle holds), [`pack`] (writing one), [`verify`] (reading one, believing
+//! nothing).
 
+pub mod error;
+mod layer;
 pub mod manifest;
 pub mod pack;
+mod stream;
 #[cfg(test)]
 pub(crate) mod synthetic;
+pub mod verify;
 
+pub use error::BundleError;
 pub use manifest::Manifest;

@@ -69,14 +69,16 @@ pub(crate) fn header(name: &str, size: u64) -> io::Result<[u8; 512]> {
     Ok(*header.as_bytes())
 }
 
-/// Bytes with which an entry of this size is filled up to whole blocks.
-pub(crate) fn padding(size: u64) -> usize {
-    usize::try_from((512 - size % 512) % 512).unwrap_or_default()
+/// Zeros with which an entry of this size is filled up to whole blocks.
+pub(crate) fn padding(size: u64) -> &'static [u8] {
+    static ZEROS: [u8; 512] = [0; 512];
+    let len = usize::try_from((512 - size % 512) % 512).unwrap_or_default();
+    ZEROS.get(..len).unwrap_or_default()
 }
 
 /// Bytes of the whole tar, by which a reader knows the end before it has seen it.
 pub(crate) fn tar_size(manifest_len: u64, manifest: &Manifest) -> u64 {
-    let entry = |size: u64| 512_u64.saturating_add(size).saturating_add(padding(size) as u64);
+    let entry = |size: u64| 512_u64.saturating_add(size).saturating_add(padding(size).len() as u64);
     let small = [manifest_len, LAYOUT.len() as u64, manifest.index_json().len() as u64, 65];
     let sizes = small.into_iter().chain(manifest.blobs.iter().map(|b| b.size));
     sizes.fold(1024, |sum, size| sum.saturating_add(entry(size)))
@@ -139,7 +141,7 @@ pub fn write_to(
             CopyError::Differs(why) => part(why),
             CopyError::Io(e) => PackError::Write(e),
         })?;
-        zstd.write_all(&[0; 512][..padding(blob.size)])?;
+        zstd.write_all(padding(blob.size))?;
     }
     entry(&mut zstd, HASH_NAME, format!("{id}\n").as_bytes())?;
     zstd.write_all(&[0; 1024])?;
@@ -155,7 +157,7 @@ fn workers() -> u32 {
 fn entry(out: &mut impl Write, name: &str, content: &[u8]) -> io::Result<()> {
     out.write_all(&header(name, content.len() as u64)?)?;
     out.write_all(content)?;
-    out.write_all(&[0; 512][..padding(content.len() as u64)])
+    out.write_all(padding(content.len() as u64))
 }
 
 enum CopyError {

@@ -1,0 +1,54 @@
+//! Why a bundle is refused.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::manifest::Defect;
+
+/// A bundle that is not taken. Nothing of it is installed then.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// Its manifest contradicts itself or wants something that no bundle may do.
+    #[error("bad bundle: {0}")]
+    Manifest(#[from] Defect),
+    /// A part is not what the manifest says.
+    #[error("bad bundle: {why}: {part}")]
+    Part {
+        /// The part's name.
+        part: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// It is for machines of another kind.
+    #[error("the bundle is for {found}, this machine is {wanted}")]
+    Arch {
+        /// What the bundle is for.
+        found: String,
+        /// What the machine is.
+        wanted: String,
+    },
+    /// The file cannot be read.
+    #[error("reading {path}: {error}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// What is unpacked cannot be written.
+    #[error("writing {path}: {error}")]
+    Write {
+        /// File or directory.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// No bundle was found; the text says how to get one.
+    #[error("{0}")]
+    None(String),
+}
+
+/// A part that is not what the manifest says.
+pub(crate) fn bad(why: impl Into<String>, part: impl Into<String>) -> BundleError {
+    BundleError::Part { part: part.into(), why: why.into() }
+}
