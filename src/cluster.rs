@@ -1,9 +1,11 @@
 //! What the user wants: kubeadm's documents with defaults filled in.
 
+pub mod duration;
 pub mod kubeadm;
 
 use serde_json::Value;
 
+pub use self::duration::{duration, duration_text};
 use self::kubeadm::{ClusterConfiguration, InitConfiguration, JoinConfiguration};
 
 /// Input of `init` with all defaults filled in: every `Option` that has a default is `Some`.
