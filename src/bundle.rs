@@ -1,15 +1,19 @@
 //! One verified file with everything a machine needs: kubelet, containerd, runc, CNI, kubectl, and all images.
 //!
 //! Reading order: [`manifest`] (what a bundle holds), [`pack`] (writing one), [`verify`] (reading one, believing
-//! nothing).
+//! nothing), [`unpack`], [`locate`].
 
 pub mod error;
+pub mod images;
+pub mod inspect;
 mod layer;
+pub mod locate;
 pub mod manifest;
 pub mod pack;
 mod stream;
 #[cfg(test)]
 pub(crate) mod synthetic;
+pub mod unpack;
 pub mod verify;
 
 pub use error::BundleError;

@@ -43,6 +43,9 @@ pub enum BundleError {
         /// Why.
         error: io::Error,
     },
+    /// Whoever asked for it does not want it any more.
+    #[error("stopped")]
+    Stopped,
     /// No bundle was found; the text says how to get one.
     #[error("{0}")]
     None(String),

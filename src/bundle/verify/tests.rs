@@ -237,10 +237,9 @@ proptest! {
         let mut bytes = synthetic::small("amd64").bytes();
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
-        // Bits of the frame's own header may have no meaning; what is read must then be the same.
-        if let Ok(manifest) = read(&bytes) {
-            prop_assert!(at < 14, "byte {} is not checked", at);
-            prop_assert_eq!(manifest, synthetic::small("amd64").manifest);
+        // A few bits of the compression itself mean nothing (padding of its tables): then every byte is the same.
+        if zstd::decode_all(bytes.as_slice()).ok() != zstd::decode_all(synthetic::small("amd64").bytes().as_slice()).ok() {
+            prop_assert!(read(&bytes).is_err(), "byte {} is not checked", at);
         }
     }
 
