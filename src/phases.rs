@@ -1,1 +1,4 @@
 //! The lists of phases: init and join. A reader starts here; it stays a page. Nothing below does I/O: it only builds steps.
+
+pub mod certs;
+pub mod kubeconfig;

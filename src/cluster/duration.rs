@@ -3,16 +3,8 @@
 use std::time::Duration;
 
 /// Units in nanoseconds, as Go names them. Longer names first, so that `ms` is not read as `m`.
-const UNITS: [(&str, f64); 8] = [
-    ("ns", 1.0),
-    ("us", 1e3),
-    ("µs", 1e3),
-    ("μs", 1e3),
-    ("ms", 1e6),
-    ("s", 1e9),
-    ("m", 6e10),
-    ("h", 3.6e12),
-];
+const UNITS: [(&str, f64); 8] =
+    [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("μs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 6e10), ("h", 3.6e12)];
 
 /// Reads a duration. `None` where Go would not take it either, or where it is negative.
 pub fn duration(text: &str) -> Option<Duration> {
@@ -63,9 +55,15 @@ mod tests {
 
     #[test]
     fn as_go_reads_them() {
-        for (text, seconds) in
-            [("0", 0.0), ("0s", 0.0), ("8760h0m0s", 31_536_000.0), ("1m30s", 90.0), ("1.5h", 5400.0), ("500ms", 0.5), ("+2m", 120.0)]
-        {
+        for (text, seconds) in [
+            ("0", 0.0),
+            ("0s", 0.0),
+            ("8760h0m0s", 31_536_000.0),
+            ("1m30s", 90.0),
+            ("1.5h", 5400.0),
+            ("500ms", 0.5),
+            ("+2m", 120.0),
+        ] {
             assert_eq!(duration(text), Some(Duration::from_secs_f64(seconds)), "{text}");
         }
         for text in ["", "1", "h", "-1h", "1d", "1h ", " 1h", "1..5h", "300000000h", "1h-1m"] {

@@ -1,0 +1,93 @@
+//! The step that makes the pair of keys with which service-account tokens are signed and checked.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use async_trait::async_trait;
+use kprov_pki::Key as PrivateKey;
+use kprov_providers::{Key, Machine, Made, Outputs, Status, Step, Watch};
+
+use super::pair::{made, own_key};
+use super::{PHASE, Settings};
+
+/// Makes `sa.key`, then `sa.pub`.
+#[derive(Clone)]
+pub(super) struct ServiceAccount {
+    key: Key,
+    needs: Vec<Key>,
+    settings: Arc<Settings>,
+    machine: Arc<dyn Machine>,
+}
+
+impl ServiceAccount {
+    pub(super) fn new(settings: &Arc<Settings>, machine: &Arc<dyn Machine>, needs: &[Key]) -> Self {
+        Self { key: super::key("sa"), needs: needs.to_vec(), settings: settings.clone(), machine: machine.clone() }
+    }
+
+    fn paths(&self) -> [String; 2] {
+        ["key", "pub"].map(|suffix| format!("{}/sa.{suffix}", self.settings.dir))
+    }
+
+    fn make(&self) -> Result<()> {
+        let [key, public] = self.paths();
+        let private = own_key(self.machine.as_ref(), &key, self.settings.algorithm)?;
+        self.machine.write(&public, private.public_pem().as_bytes(), 0o600)
+    }
+}
+
+#[async_trait]
+impl Step for ServiceAccount {
+    fn key(&self) -> &Key {
+        &self.key
+    }
+
+    fn phase(&self) -> &str {
+        PHASE
+    }
+
+    fn needs(&self) -> &[Key] {
+        &self.needs
+    }
+
+    fn describe(&self) -> String {
+        let [key, public] = self.paths();
+        format!("write {key} and {public}")
+    }
+
+    fn content(&self) -> Option<String> {
+        Some(format!("key: {} <secret>\n", self.settings.algorithm.name()))
+    }
+
+    async fn check(&self, _: &Outputs) -> Result<Status> {
+        let [key, public] = self.paths();
+        let there = self.machine.read(&public)?;
+        let Some(pem) = self.machine.read(&key)? else {
+            return Ok(match there {
+                None => Status::Missing,
+                Some(_) => Status::Foreign(format!("{public} is there, but not its key {key}")),
+            });
+        };
+        let private = match PrivateKey::from_pem(&zeroize::Zeroizing::new(pem)) {
+            Ok(private) => private,
+            Err(e) => return Ok(Status::Foreign(format!("{key} is {e}"))),
+        };
+        Ok(match there {
+            None => Status::Missing,
+            // There may be more than one, while keys are being exchanged.
+            Some(keys) if String::from_utf8_lossy(&keys).contains(private.public_pem().trim_end()) => {
+                Status::Ready(Outputs::none())
+            }
+            Some(_) => Status::Foreign(format!("{public} does not belong to {key}")),
+        })
+    }
+
+    async fn made(&self, _: &Outputs) -> Result<Vec<Made>> {
+        made(self.machine.as_ref(), &self.paths())
+    }
+
+    async fn apply(&self, _: &Outputs, _: &Watch) -> Result<Outputs> {
+        let own = self.clone();
+        tokio::task::spawn_blocking(move || own.make()).await??;
+        Ok(Outputs::none())
+    }
+}
