@@ -9,6 +9,7 @@
 //! [`machine`] (files, units, containers of one host), then the providers.
 
 pub mod event;
+pub mod kube;
 pub mod machine;
 pub mod made;
 pub mod step;
