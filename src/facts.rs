@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::answers::Answers;
 pub use self::gather::gather;
+pub(crate) use self::gather::writable;
 
 /// Which cgroup hierarchy the machine runs with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +80,12 @@ pub struct Facts {
     pub page_size: u32,
     /// Time of one synced 4 KiB write below /var/lib, in microseconds.
     pub sync_micros: u64,
+    /// Free space of the file system of /var/lib, in MB; none where it is not known.
+    #[serde(default)]
+    pub var_free_mb: Option<u64>,
+    /// Size of the file system of /var/lib, in MB.
+    #[serde(default)]
+    pub var_total_mb: Option<u64>,
     /// systemd-resolved is active.
     pub resolved: bool,
     /// Only loopback resolvers are in /etc/resolv.conf, and resolved is not active.
@@ -127,6 +134,8 @@ pub(crate) mod tests {
             conntrack_writable: true,
             page_size: 4096,
             sync_micros: 300,
+            var_free_mb: Some(50_000),
+            var_total_mb: Some(100_000),
             resolved: false,
             loopback_resolver_only: false,
             resolvers: vec!["192.0.2.1".parse().unwrap()],

@@ -14,4 +14,5 @@ pub mod cluster;
 pub mod facts;
 pub mod phases;
 pub mod plan;
+pub mod preflight;
 pub mod yaml;

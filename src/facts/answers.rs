@@ -17,6 +17,10 @@ pub struct Answers {
     pub nftables: bool,
     /// Time of one synced 4 KiB write below /var/lib, in microseconds; 0 where it was not measured.
     pub sync_micros: u64,
+    /// Free space of the file system of /var/lib, in MB.
+    pub var_free_mb: Option<u64>,
+    /// Its size, in MB.
+    pub var_total_mb: Option<u64>,
     /// Source addresses that the kernel chooses for far destinations, IPv4 first; none without a route.
     pub sources: Vec<IpAddr>,
     /// The proxy variables that are set.
@@ -26,10 +30,14 @@ pub struct Answers {
 impl Answers {
     /// Asks. With `measure` it also times a synced write (into a file without a name: nothing is left, even by a kill).
     pub fn ask(measure: bool) -> Self {
+        let disk = rustix::fs::statvfs("/var/lib").or_else(|_| rustix::fs::statvfs("/")).ok();
+        let mb = |blocks: u64, size: u64| blocks.saturating_mul(size) / 1_000_000;
         Self {
             root: rustix::process::geteuid().is_root(),
             nftables: nftables().unwrap_or(false),
             sync_micros: if measure { sync_micros("/var/lib").unwrap_or(0) } else { 0 },
+            var_free_mb: disk.as_ref().map(|d| mb(d.f_bavail, d.f_frsize)),
+            var_total_mb: disk.as_ref().map(|d| mb(d.f_blocks, d.f_frsize)),
             sources: sources(),
             proxy: proxy(std::env::vars()),
         }

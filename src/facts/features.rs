@@ -54,8 +54,6 @@ pub(crate) const CONNTRACK: Feature = Feature {
 };
 pub(crate) const NF_TABLES: Feature =
     Feature { module: "nf_tables", option: "NF_TABLES", sign: "", why: "Service and hostPort rules are made with it" };
-pub(crate) const NFT_COMPAT: Feature =
-    Feature { module: "nft_compat", option: "NFT_COMPAT", sign: "", why: "iptables rules run on nf_tables with it" };
 pub(crate) const IP_TABLES: Feature = Feature {
     module: "ip_tables",
     option: "IP_NF_IPTABLES",

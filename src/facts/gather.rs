@@ -70,6 +70,8 @@ pub async fn gather(
         conntrack_writable: conntrack_writable(machine, &mounts)?,
         page_size: page_size(&text(machine, "/proc/self/smaps")?),
         sync_micros: answers.sync_micros,
+        var_free_mb: answers.var_free_mb,
+        var_total_mb: answers.var_total_mb,
         resolved,
         loopback_resolver_only: loopback && !resolved,
         resolvers,
@@ -217,10 +219,20 @@ fn missing_capabilities(status: &str, last: &str) -> Vec<String> {
         .collect()
 }
 
-/// In every network namespace but the first the kernel shows the limit read-only; a container may mount it so.
+/// In every network namespace but the first the kernel shows the limit read-only; a container may mount it so. Not
+/// there: the module is not loaded yet, which can only be so where the namespace is the first one.
 fn conntrack_writable(machine: &dyn Machine, mounts: &str) -> anyhow::Result<bool> {
-    let limit = "/proc/sys/net/netfilter/nf_conntrack_max";
-    let covers = |dir: &str| limit.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
+    writable(machine, mounts, "/proc/sys/net/netfilter/nf_conntrack_max")
+}
+
+/// Whether root can write a file below /proc/sys: by its mode and by how its file system is mounted (the text of
+/// /proc/self/mounts). What is not there counts as writable.
+///
+/// # Errors
+/// When the file cannot be looked at.
+pub(crate) fn writable(machine: &dyn Machine, mounts: &str, path: &str) -> anyhow::Result<bool> {
+    let covers =
+        |dir: &str| dir == "/" || dir == path || path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
     let read_only = mounts
         .lines()
         .filter_map(|line| {
@@ -231,11 +243,7 @@ fn conntrack_writable(machine: &dyn Machine, mounts: &str) -> anyhow::Result<boo
         // Later mounts hide earlier ones of the same place.
         .max_by_key(|(dir, _)| dir.len())
         .is_some_and(|(_, options)| options.split(',').any(|o| o == "ro"));
-    if read_only {
-        return Ok(false);
-    }
-    // Not there: the module is not loaded yet, which can only be so where the namespace is the first one.
-    Ok(machine.meta(limit)?.is_none_or(|meta| meta.mode & 0o200 != 0))
+    Ok(!read_only && machine.meta(path)?.is_none_or(|meta| meta.mode & 0o200 != 0))
 }
 
 /// What the kernel chose, but only for families that have a default route; an address of that link where it chose none.

@@ -1,0 +1,218 @@
+//! A container runtime that runs already: used, never edited, and what it lacks is named setting by setting.
+
+use std::time::Duration;
+
+use kprov_providers::machine::Command;
+
+use super::{Finding, Look, host};
+use crate::cluster::{Cluster, Cni};
+use crate::facts::{Runtime, fit};
+
+const CRI: &str = "CRI";
+const CNI_BIN: &str = "/opt/cni/bin";
+const CNI_CONF: &str = "/etc/cni/net.d";
+
+/// The socket of the containerd that kprov brings.
+const OURS: &str = "unix:///run/containerd/containerd.sock";
+
+pub(super) async fn all(look: &Look<'_>, chosen: Option<&str>) -> anyhow::Result<Vec<Finding>> {
+    let facts = look.facts;
+    let Some(runtime) = &facts.runtime else {
+        if let Some(socket) = chosen.filter(|s| s.replace("/var/run/", "/run/") != OURS) {
+            return Ok(vec![Finding::error(
+                CRI,
+                format!("no container runtime answers at the chosen socket: {socket}"),
+            )]);
+        }
+        let sockets: Vec<&str> = facts.runtimes.iter().map(|r| r.socket.as_str()).collect();
+        return Ok(match sockets.as_slice() {
+            [] => hostport(look)?.into_iter().collect(),
+            [first, ..] => vec![
+                Finding::error(
+                    CRI,
+                    format!("container runtimes run already, choose one of them: {}", sockets.join(", ")),
+                )
+                .hint(format!("--cri-socket {first}")),
+            ],
+        });
+    };
+    if runtime.name != "containerd" {
+        return Ok(vec![Finding::warning(
+            CRI,
+            format!("{} {} is used as it is: kprov knows containerd's settings only", runtime.name, runtime.version),
+        )]);
+    }
+    let mut found = Vec::new();
+    if let Some(finding) = old(runtime) {
+        found.push(finding);
+    }
+    match dump(look).await? {
+        Some(config) => found.extend(settings(&config, fit::cgroup_driver(facts) == "systemd")),
+        None => found.push(Finding::warning(CRI, "containerd's configuration cannot be read: containerd config dump")),
+    }
+    found.extend(hostport(look)?);
+    Ok(found)
+}
+
+/// Older containerds lack what kubelet 1.36 asks of a runtime.
+fn old(runtime: &Runtime) -> Option<Finding> {
+    let major = runtime.version.split('.').next().and_then(|n| n.parse::<u32>().ok());
+    let hint = "systemctl disable --now containerd (kprov then brings its own), or install containerd 2";
+    match major {
+        Some(2..) => None,
+        Some(_) => Some(
+            Finding::error(
+                "ContainerRuntimeVersion",
+                format!("containerd {} runs already, 2.0 or newer is needed", runtime.version),
+            )
+            .hint(hint),
+        ),
+        None => Some(
+            Finding::error("ContainerRuntimeVersion", "the running containerd does not tell its version").hint(hint),
+        ),
+    }
+}
+
+/// Its configuration with all defaults, as containerd itself prints it.
+async fn dump(look: &Look<'_>) -> anyhow::Result<Option<String>> {
+    let mut command = Command::new("containerd", ["config", "dump"]);
+    command.timeout = Some(Duration::from_secs(5));
+    // Not in PATH, too old to know the command: the caller says that it cannot be read.
+    Ok(match look.machine.run(command).await {
+        Ok(exit) if exit.success() => Some(exit.text()),
+        _ => None,
+    })
+}
+
+/// Settings that Kubernetes needs and this configuration does not have.
+fn settings(config: &str, systemd: bool) -> Vec<Finding> {
+    let all = entries(config);
+    let value = |section: &str, name: &str| {
+        all.iter().find(|(s, n, _)| s.ends_with(section) && n == name).map(|(_, _, value)| value.as_str())
+    };
+    let edit = "edit /etc/containerd/config.toml, then systemctl restart containerd";
+    if value("", "disabled_plugins")
+        .is_some_and(|list| list.contains("cri'") || list.contains("cri\"") || list.contains(".cri.v1"))
+    {
+        return vec![Finding::error(CRI, "containerd runs without its CRI plugin (disabled_plugins)").hint(edit)];
+    }
+    let mut found = Vec::new();
+    let mut lacks =
+        |what: String| found.push(Finding::error(CRI, format!("the running containerd needs {what}")).hint(edit));
+    if !value("cni", "bin_dirs").or(value("cni", "bin_dir")).is_none_or(|dirs| dirs.contains(CNI_BIN)) {
+        lacks(format!("CNI plugins in {CNI_BIN} (cni.bin_dirs)"));
+    }
+    if !value("cni", "conf_dir").is_none_or(|dir| dir.contains(CNI_CONF)) {
+        lacks(format!("CNI configuration in {CNI_CONF} (cni.conf_dir)"));
+    }
+    let set = value("runtimes.runc.options", "SystemdCgroup").is_some_and(|v| v == "true");
+    if set != systemd {
+        lacks(format!("SystemdCgroup = {systemd}, as this machine's cgroups are"));
+    }
+    found
+}
+
+/// Section, name and value of every line of a TOML file as `containerd config dump` writes it: one entry a line.
+fn entries(config: &str) -> Vec<(String, String, String)> {
+    let mut section = String::new();
+    let mut found = Vec::new();
+    for line in config.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+            section = name.replace(['\'', '"'], "");
+        } else if let Some((name, value)) = line.split_once(" = ") {
+            found.push((section.clone(), name.to_owned(), value.to_owned()));
+        }
+    }
+    found
+}
+
+/// Images that the running runtime does not have: kprov brings none into a runtime that is not its own.
+pub(super) async fn images(look: &Look<'_>, cluster: &Cluster) -> anyhow::Result<Vec<Finding>> {
+    let (Some(runtime), Some(bundle)) = (&look.facts.runtime, look.bundle) else { return Ok(Vec::new()) };
+    if runtime.name != "containerd" {
+        return Ok(Vec::new());
+    }
+    let address = runtime.socket.strip_prefix("unix://").unwrap_or(&runtime.socket);
+    let mut list = Command::new("ctr", ["--address", address, "--namespace", "k8s.io", "images", "ls", "-q"]);
+    list.timeout = Some(Duration::from_secs(10));
+    let present = match look.machine.run(list).await {
+        Ok(exit) if exit.success() => exit.text(),
+        _ => {
+            return Ok(vec![Finding::warning(
+                "ImagePull",
+                "the images of the running containerd cannot be listed: ctr images ls",
+            )]);
+        }
+    };
+    let present: Vec<&str> = present.lines().collect();
+    Ok(bundle
+        .images
+        .iter()
+        .map(|image| image.name.as_str())
+        .filter(|name| cluster.cni == Cni::Flannel || !name.contains("flannel"))
+        .filter(|name| !present.contains(name))
+        .map(|name| {
+            Finding::error("ImagePull", format!("the running containerd does not have the image {name}"))
+                .hint("kprov bundle images FILE --out images.tar && ctr -n k8s.io images import images.tar")
+        })
+        .collect())
+}
+
+/// A pod's hostPort is made by the portmap plugin, which calls `nft` or `iptables` of the machine.
+fn hostport(look: &Look<'_>) -> anyhow::Result<Option<Finding>> {
+    let bundled = look.bundle.is_some_and(|b| b.files.iter().any(|f| f.path.ends_with("/nft")));
+    if bundled && look.facts.nftables {
+        return Ok(None);
+    }
+    for tool in ["nft", "iptables"] {
+        if host::in_path(look, tool)? {
+            return Ok(None);
+        }
+    }
+    Ok(Some(
+        Finding::warning("FileExisting-nft", "without nft or iptables on the machine no pod can have a hostPort")
+            .hint(host::install(look, "nftables")),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "version = 3\ndisabled_plugins = []\n\n[plugins]\n  [plugins.'io.containerd.cri.v1.runtime']\n    \
+        [plugins.'io.containerd.cri.v1.runtime'.cni]\n      bin_dirs = ['/opt/cni/bin']\n      conf_dir = '/etc/cni/net.d'\n    \
+        [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]\n      SystemdCgroup = true\n";
+
+    fn messages(config: &str, systemd: bool) -> Vec<String> {
+        settings(config, systemd).into_iter().map(|f| f.message).collect()
+    }
+
+    #[test]
+    fn each_missing_setting_is_named() {
+        assert!(messages(GOOD, true).is_empty());
+        let cases = [
+            ("disabled_plugins = []", "disabled_plugins = ['io.containerd.grpc.v1.cri']", "without its CRI plugin"),
+            ("/opt/cni/bin", "/usr/lib/cni", "cni.bin_dirs"),
+            ("'/etc/cni/net.d'", "'/etc/cni'", "cni.conf_dir"),
+            ("SystemdCgroup = true", "SystemdCgroup = false", "SystemdCgroup = true"),
+        ];
+        for (from, to, told) in cases {
+            let found = messages(&GOOD.replace(from, to), true);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].contains(told), "{found:?}");
+        }
+        assert_eq!(messages(GOOD, false).len(), 1, "cgroup v1 wants the other driver");
+    }
+
+    #[test]
+    fn versions() {
+        let runtime = |version: &str| Runtime {
+            name: "containerd".to_owned(),
+            version: version.to_owned(),
+            socket: "unix:///run/containerd/containerd.sock".to_owned(),
+        };
+        assert_eq!(old(&runtime("2.0.0")), None);
+        assert!(old(&runtime("1.7.27")).is_some());
+        assert!(old(&runtime("")).is_some());
+    }
+}
