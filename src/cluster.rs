@@ -2,6 +2,7 @@
 
 pub mod duration;
 pub mod kubeadm;
+pub mod version;
 
 use serde_json::Value;
 
