@@ -10,8 +10,11 @@
 
 pub mod event;
 pub mod kube;
+#[cfg(feature = "local")]
+pub mod local;
 pub mod machine;
 pub mod made;
+pub mod ssh;
 pub mod step;
 
 pub use event::{Event, Events, Watch};

@@ -112,8 +112,7 @@ impl Machines {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
-        let record: Record =
-            serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
+        let record: Record = serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
         if record.format != FORMAT {
             bail!("made by another release of kprov (format {}): {}", record.format, path.display());
         }
@@ -409,9 +408,12 @@ fn personalise(root: &Path, hostname: &str, key: &russh::keys::PrivateKey, login
 
 /// Takes out what [`personalise`] put in, and what running it left.
 fn anonymise(root: &Path) -> anyhow::Result<()> {
-    for path in
-        ["etc/ssh/ssh_host_ed25519_key", "etc/ssh/ssh_host_ed25519_key.pub", "root/.ssh/authorized_keys", "etc/hostname"]
-    {
+    for path in [
+        "etc/ssh/ssh_host_ed25519_key",
+        "etc/ssh/ssh_host_ed25519_key.pub",
+        "root/.ssh/authorized_keys",
+        "etc/hostname",
+    ] {
         let _ = std::fs::remove_file(root.join(path));
     }
     std::fs::write(root.join("etc/machine-id"), "")?;

@@ -155,9 +155,8 @@ impl Running {
         std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
             let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
-            let field = |name: &str| {
-                status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim))
-            };
+            let field =
+                |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim));
             let ours = field("PPid")?.parse::<u32>().ok()? == self.pid;
             let first = field("NSpid")?.split_whitespace().last() == Some("1");
             (ours && first).then_some(pid)

@@ -138,8 +138,7 @@ impl Store {
     pub async fn finish(&self, template: &str) -> anyhow::Result<()> {
         let partial = self.templates().join(format!("{template}.partial"));
         run("sync", &["-f", text(&partial)?]).await?;
-        std::fs::rename(&partial, self.template(template))
-            .with_context(|| format!("naming template {template}"))?;
+        std::fs::rename(&partial, self.template(template)).with_context(|| format!("naming template {template}"))?;
         run("sync", &["-f", text(&self.templates())?]).await?;
         Ok(())
     }

@@ -33,8 +33,7 @@ pub(super) async fn attach(machine: &Path) -> anyhow::Result<Vec<(PathBuf, Strin
     let root = machine.join("root");
     if !mounted(&root) {
         let template = std::fs::read_to_string(machine.join("template"))?;
-        let options =
-            format!("lowerdir={template},upperdir={0}/upper,workdir={0}/work,index=off", text(machine)?);
+        let options = format!("lowerdir={template},upperdir={0}/upper,workdir={0}/work,index=off", text(machine)?);
         run("mount", &["-t", "overlay", "overlay", "-o", &options, text(&root)?]).await?;
     }
     let mut binds = Vec::new();
