@@ -6,7 +6,7 @@
 //! - no secret value is ever in an [`Event`](event::Event), in [`Outputs`] or in a [`Made`].
 //!
 //! Reading order: [`step`] (what a step is), [`made`] (what it leaves behind), [`event`] (what is told meanwhile),
-//! [`machine`] (files, units, containers of one host), then the providers.
+//! [`machine`] (files, units, containers of one host), [`steps`] (the general ones), then the providers.
 
 pub mod event;
 pub mod kube;
@@ -16,6 +16,7 @@ pub mod machine;
 pub mod made;
 pub mod ssh;
 pub mod step;
+pub mod steps;
 
 pub use event::{Event, Events, Watch};
 pub use machine::Machine;

@@ -1,5 +1,8 @@
 //! A host whose files, units and containers kprov looks at and changes: the one it runs on, or a fake one in memory.
 
+pub mod fake;
+pub mod this;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -126,6 +129,12 @@ pub trait Machine: Send + Sync {
 
     /// Writes a file whole: temporary name, mode, sync, rename, sync the directory. The parent must be there.
     fn write(&self, path: &str, content: &[u8], mode: u32) -> anyhow::Result<()>;
+
+    /// Writes into a file that is there, in place: for procfs and sysfs alone.
+    fn write_in_place(&self, path: &str, content: &[u8]) -> anyhow::Result<()>;
+
+    /// Copies a file whole (sharing blocks where the file system can), as careful as [`Machine::write`].
+    fn copy(&self, from: &str, to: &str, mode: u32) -> anyhow::Result<()>;
 
     /// Makes one directory with this mode; there already is success (its mode is left alone). The parent must be there.
     fn make_dir(&self, path: &str, mode: u32) -> anyhow::Result<()>;

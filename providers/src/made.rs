@@ -1,6 +1,14 @@
 //! What a step leaves behind, as data: the journal holds it, `reset` undoes it.
 
+mod pods;
+mod undo;
+
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
+
+pub use undo::undo;
+pub(crate) use undo::{is_unit_file, sysctl_path};
 
 /// One thing on a machine that was not there (or was otherwise) before a step. Undone in reverse order of the journal.
 /// Undoing something that is gone already is success.
@@ -34,7 +42,8 @@ pub enum Made {
         /// The value before.
         before: String,
     },
-    /// Containers and pods that run under our containerd: stopped and removed.
+    /// Containers and pods that run under our containerd: stopped and removed, with the kubelet's cgroups. Listed
+    /// before the kubelet's unit, so that it is undone after the kubelet has stopped.
     Pods,
     /// A network link: deleted.
     Link {
@@ -43,4 +52,19 @@ pub enum Made {
     },
     /// Something with nothing to take back on this machine (an API object, a wait).
     Nothing,
+}
+
+impl fmt::Display for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path } => write!(f, "file {path}"),
+            Self::Dir { path } => write!(f, "directory {path}"),
+            Self::Tree { path } => write!(f, "everything in {path}"),
+            Self::Unit { name } => write!(f, "unit {name}"),
+            Self::Sysctl { name, before } => write!(f, "sysctl {name} (was {before})"),
+            Self::Pods => f.write_str("pods and containers"),
+            Self::Link { name } => write!(f, "network link {name}"),
+            Self::Nothing => f.write_str("nothing"),
+        }
+    }
 }

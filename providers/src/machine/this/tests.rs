@@ -1,0 +1,119 @@
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::machine::Kind;
+
+fn place() -> (tempfile::TempDir, String, ThisMachine) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap().to_owned();
+    (dir, path, ThisMachine::new().unwrap())
+}
+
+#[test]
+fn files_are_written_whole_with_their_mode() {
+    let (_keep, dir, machine) = place();
+    let path = format!("{dir}/file");
+    machine.write(&path, b"one", 0o640).unwrap();
+    machine.write(&path, b"two", 0o600).unwrap();
+    assert_eq!(machine.read(&path).unwrap().unwrap(), b"two");
+    let meta = machine.meta(&path).unwrap().unwrap();
+    assert_eq!((meta.kind, meta.mode, meta.size), (Kind::File, 0o600, 3));
+    machine.copy(&path, &format!("{dir}/copy"), 0o755).unwrap();
+    assert_eq!(machine.sha256(&path).unwrap(), machine.sha256(&format!("{dir}/copy")).unwrap());
+    assert_eq!(machine.meta(&format!("{dir}/copy")).unwrap().unwrap().mode, 0o755);
+    assert_eq!(machine.list(&dir).unwrap().unwrap(), ["copy", "file"], "no temporary file stays");
+    let error = machine.write(&format!("{dir}/no/file"), b"", 0o600).unwrap_err();
+    assert!(format!("{error:#}").contains("/no/file"));
+}
+
+#[test]
+fn what_a_killed_write_left_goes_with_the_next_one() {
+    let (_keep, dir, machine) = place();
+    std::fs::write(format!("{dir}/.file.kprov-new"), "half").unwrap();
+    machine.write(&format!("{dir}/file"), b"whole", 0o600).unwrap();
+    assert_eq!(machine.list(&dir).unwrap().unwrap(), ["file"]);
+    std::fs::write(format!("{dir}/.file.kprov-new"), "half").unwrap();
+    machine.remove(&format!("{dir}/file")).unwrap();
+    assert_eq!(machine.list(&dir).unwrap().unwrap(), [""; 0]);
+}
+
+#[test]
+fn nothing_there_is_none_or_success() {
+    let (_keep, dir, machine) = place();
+    let path = format!("{dir}/none/below");
+    assert!(machine.meta(&path).unwrap().is_none() && machine.read(&path).unwrap().is_none());
+    assert!(machine.list(&path).unwrap().is_none() && machine.sha256(&path).unwrap().is_none());
+    machine.remove(&path).unwrap();
+    assert!(machine.remove_dir(&path).unwrap());
+    machine.remove_tree(&path).unwrap();
+}
+
+#[test]
+fn directories_links_and_trees() {
+    let (_keep, dir, machine) = place();
+    machine.make_dir(&format!("{dir}/d"), 0o700).unwrap();
+    machine.make_dir(&format!("{dir}/d"), 0o755).unwrap();
+    assert_eq!(machine.meta(&format!("{dir}/d")).unwrap().unwrap().mode, 0o700);
+    machine.link(&format!("{dir}/d/l"), "one").unwrap();
+    machine.link(&format!("{dir}/d/l"), "two").unwrap();
+    assert_eq!(machine.meta(&format!("{dir}/d/l")).unwrap().unwrap().kind, Kind::Link("two".to_owned()));
+    assert!(!machine.remove_dir(&format!("{dir}/d")).unwrap(), "not empty");
+    std::fs::write(format!("{dir}/outside"), "stays").unwrap();
+    machine.link(&format!("{dir}/d/out"), &dir).unwrap();
+    machine.remove_tree(&format!("{dir}/d")).unwrap();
+    assert_eq!(machine.list(&dir).unwrap().unwrap(), ["outside"], "a link is not followed");
+    assert!(machine.remove_tree("/").is_err() && machine.remove_tree("tmp").is_err());
+}
+
+#[tokio::test]
+async fn processes_get_input_and_give_output() {
+    let machine = ThisMachine::new().unwrap();
+    let mut command = Command::new("/bin/sh", ["-c", "cat; echo oops >&2; exit 3"]);
+    command.stdin = vec![b'x'; 1 << 20];
+    let exit = machine.run(command).await.unwrap();
+    assert_eq!((exit.code, exit.stdout.len(), exit.stderr.as_slice()), (3, 1 << 20, b"oops\n".as_slice()));
+    let exit = machine.run(Command::new("/bin/sh", ["-c", "kill -9 $$"])).await.unwrap();
+    assert_eq!(exit.code, 137);
+    let error = machine.run(Command::new("/no/such/program", [""; 0])).await.unwrap_err();
+    assert!(error.to_string().contains("/no/such/program"));
+}
+
+#[tokio::test]
+async fn a_process_that_overstays_is_killed_with_its_children() {
+    let (_keep, dir, machine) = place();
+    let pid_file = format!("{dir}/pid");
+    let mut command = Command::new("/bin/sh", ["-c", &format!("sleep 600 & echo $! > {pid_file}; wait")]);
+    command.timeout = Some(Duration::from_millis(300));
+    let since = Instant::now();
+    let error = machine.run(command).await.unwrap_err();
+    assert!(error.to_string().contains("killed") && since.elapsed() < Duration::from_secs(10), "{error}");
+    let child = std::fs::read_to_string(&pid_file).unwrap();
+    for _ in 0..100 {
+        // Gone, or a zombie that whoever adopted it has not buried yet.
+        match std::fs::read_to_string(format!("/proc/{}/stat", child.trim())) {
+            Err(_) => return,
+            Ok(stat) if stat.contains(") Z ") => return,
+            Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+    panic!("the child lives on");
+}
+
+#[tokio::test]
+async fn probes_answer_none_where_nothing_listens() {
+    let machine = ThisMachine::new().unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    assert_eq!(machine.probe(&format!("https://127.0.0.1:{port}/livez")).await.unwrap(), None);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 1024]).await.unwrap();
+        stream.write_all(b"HTTP/1.1 503 No\r\nContent-Length: 4\r\nConnection: close\r\n\r\nwait").await.unwrap();
+    });
+    let answer = machine.probe(&format!("http://127.0.0.1:{port}/healthz")).await.unwrap();
+    assert_eq!(answer, Some((503, "wait".to_owned())));
+}

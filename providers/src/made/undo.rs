@@ -1,0 +1,156 @@
+//! Taking back what was made. Gone already is success, so all of it may be run again after a kill.
+
+use anyhow::{Context, bail};
+
+use super::{Made, pods};
+use crate::Machine;
+use crate::machine::{Command, Kind, UnitVerb};
+
+/// Takes one thing back.
+///
+/// # Errors
+/// When it is still there afterwards for another reason than being in use by what is not ours.
+pub async fn undo(machine: &dyn Machine, made: &Made) -> anyhow::Result<()> {
+    match made {
+        Made::File { path } => file(machine, path).await,
+        Made::Dir { path } => dir(machine, path),
+        Made::Tree { path } => machine.remove_tree(path),
+        Made::Unit { name } => unit(machine, name).await,
+        Made::Sysctl { name, before } => sysctl(machine, name, before),
+        Made::Pods => pods::remove_all(machine).await,
+        Made::Link { name } => link(machine, name).await,
+        Made::Nothing => Ok(()),
+    }
+}
+
+async fn file(machine: &dyn Machine, path: &str) -> anyhow::Result<()> {
+    let was_there = match machine.meta(path)? {
+        Some(meta) if meta.kind == Kind::Dir => bail!("a directory is in the place of the file {path}"),
+        other => other.is_some(),
+    };
+    machine.remove(path)?;
+    if was_there && is_unit_file(path) {
+        machine.units_reload().await?;
+    }
+    Ok(())
+}
+
+/// True for files that systemd has to read again after a change.
+pub(crate) fn is_unit_file(path: &str) -> bool {
+    path.starts_with("/etc/systemd/system/")
+}
+
+/// A directory that something else lives in by now stays: it is not ours alone any more.
+fn dir(machine: &dyn Machine, path: &str) -> anyhow::Result<()> {
+    match machine.meta(path)? {
+        Some(meta) if meta.kind == Kind::Dir => machine.remove_dir(path).map(drop),
+        _ => Ok(()),
+    }
+}
+
+async fn unit(machine: &dyn Machine, name: &str) -> anyhow::Result<()> {
+    let state = machine.unit(name).await?;
+    if !matches!(state.active.as_str(), "inactive" | "failed" | "") {
+        machine.unit_do(name, UnitVerb::Stop).await?;
+    }
+    if state.enabled.starts_with("enabled") {
+        machine.unit_do(name, UnitVerb::Disable).await?;
+    }
+    // A process that was killed on stopping leaves the unit failed, which outlives its file.
+    if machine.unit(name).await?.active == "failed" {
+        machine.unit_do(name, UnitVerb::ResetFailed).await?;
+    }
+    Ok(())
+}
+
+fn sysctl(machine: &dyn Machine, name: &str, before: &str) -> anyhow::Result<()> {
+    let path = sysctl_path(name);
+    match machine.read(&path)? {
+        Some(now) if String::from_utf8_lossy(&now).trim() != before => {
+            machine.write_in_place(&path, before.as_bytes()).with_context(|| format!("setting {name} back to {before}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where a sysctl is: dots become slashes, and a slash (in a link's name with a dot) becomes a dot, as `sysctl` has it.
+pub(crate) fn sysctl_path(name: &str) -> String {
+    let swapped: String = name
+        .chars()
+        .map(|c| match c {
+            '.' => '/',
+            '/' => '.',
+            other => other,
+        })
+        .collect();
+    format!("/proc/sys/{swapped}")
+}
+
+async fn link(machine: &dyn Machine, name: &str) -> anyhow::Result<()> {
+    let at = format!("/sys/class/net/{name}");
+    if machine.meta(&at)?.is_none() {
+        return Ok(());
+    }
+    let exit = machine.run(Command::new("ip", ["link", "delete", "dev", name])).await?;
+    if !exit.success() && machine.meta(&at)?.is_some() {
+        bail!("ip link delete: {}, {name}", String::from_utf8_lossy(&exit.stderr).trim());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::UnitState;
+    use crate::machine::fake::FakeMachine;
+
+    #[tokio::test]
+    async fn everything_is_taken_back_and_again_is_success() {
+        let machine = FakeMachine::new();
+        let before = machine.dump();
+        machine.make_dir("/etc/kubernetes", 0o755).unwrap();
+        machine.write("/etc/kubernetes/x", b"x", 0o644).unwrap();
+        machine.make_dir("/var/lib/kubelet", 0o755).unwrap();
+        machine.write("/var/lib/kubelet/grown", b"x", 0o644).unwrap();
+        machine.write("/etc/systemd/system/kubelet.service", b"[Unit]", 0o644).unwrap();
+        machine.unit_do("kubelet.service", UnitVerb::Enable).await.unwrap();
+        machine.unit_do("kubelet.service", UnitVerb::Start).await.unwrap();
+        machine.write_in_place("/proc/sys/net/ipv4/ip_forward", b"1").unwrap();
+        let made = [
+            Made::Dir { path: "/etc/kubernetes".to_owned() },
+            Made::File { path: "/etc/kubernetes/x".to_owned() },
+            Made::Tree { path: "/var/lib/kubelet".to_owned() },
+            Made::File { path: "/etc/systemd/system/kubelet.service".to_owned() },
+            Made::Pods,
+            Made::Unit { name: "kubelet.service".to_owned() },
+            Made::Sysctl { name: "net.ipv4.ip_forward".to_owned(), before: "0".to_owned() },
+            Made::Link { name: "cni0".to_owned() },
+            Made::Nothing,
+        ];
+        for _ in 0..2 {
+            for made in made.iter().rev() {
+                undo(&machine, made).await.unwrap();
+            }
+            assert_eq!(machine.dump(), before);
+        }
+        assert_eq!(
+            machine.unit("kubelet.service").await.unwrap(),
+            UnitState { load: "not-found".to_owned(), active: "inactive".to_owned(), ..UnitState::default() }
+        );
+    }
+
+    #[tokio::test]
+    async fn a_directory_with_somebody_elses_file_stays() {
+        let machine = FakeMachine::new();
+        machine.make_dir("/etc/kubernetes", 0o755).unwrap();
+        machine.write("/etc/kubernetes/theirs", b"x", 0o644).unwrap();
+        undo(&machine, &Made::Dir { path: "/etc/kubernetes".to_owned() }).await.unwrap();
+        assert!(machine.meta("/etc/kubernetes/theirs").unwrap().is_some());
+    }
+
+    #[test]
+    fn sysctls_of_links_with_dots() {
+        assert_eq!(sysctl_path("net.ipv4.ip_forward"), "/proc/sys/net/ipv4/ip_forward");
+        assert_eq!(sysctl_path("net.ipv4.conf.eth0/1.rp_filter"), "/proc/sys/net/ipv4/conf/eth0.1/rp_filter");
+    }
+}
