@@ -160,10 +160,8 @@ impl Step for Mark {
 mod tests {
     use super::*;
 
-    struct Nowhere;
-
     fn mark(taints: Vec<Value>) -> Mark {
-        let machine: Arc<dyn Machine> = Arc::new(Nowhere);
+        let machine: Arc<dyn Machine> = Arc::new(crate::machine::fake::FakeMachine::new());
         Mark {
             id: Id::new("mark", "mark-control-plane", [] as [&str; 0]),
             api: Arc::new(Api::new(machine.clone(), ["/etc/kubernetes/admin.conf"], None)),
@@ -189,61 +187,6 @@ mod tests {
         let ours = json!({"key": "cp", "effect": "NoSchedule"});
         let found = json!({"metadata": {"labels": {"a": "", "b": "c"}}, "spec": {"taints": [{"key": "cp", "value": "", "effect": "NoSchedule"}]}});
         assert_eq!(mark(vec![ours]).patch(&found), None);
-    }
-
-    #[async_trait]
-    impl Machine for Nowhere {
-        fn meta(&self, _: &str) -> anyhow::Result<Option<crate::machine::Meta>> {
-            Ok(None)
-        }
-        fn read(&self, _: &str) -> anyhow::Result<Option<Vec<u8>>> {
-            Ok(None)
-        }
-        fn list(&self, _: &str) -> anyhow::Result<Option<Vec<String>>> {
-            Ok(None)
-        }
-        fn sha256(&self, _: &str) -> anyhow::Result<Option<String>> {
-            Ok(None)
-        }
-        fn write(&self, _: &str, _: &[u8], _: u32) -> anyhow::Result<()> {
-            Ok(())
-        }
-        fn make_dir(&self, _: &str, _: u32) -> anyhow::Result<()> {
-            Ok(())
-        }
-        fn link(&self, _: &str, _: &str) -> anyhow::Result<()> {
-            Ok(())
-        }
-        fn chmod(&self, _: &str, _: u32) -> anyhow::Result<()> {
-            Ok(())
-        }
-        fn rename(&self, _: &str, _: &str) -> anyhow::Result<()> {
-            Ok(())
-        }
-        fn remove(&self, _: &str) -> anyhow::Result<()> {
-            Ok(())
-        }
-        fn remove_dir(&self, _: &str) -> anyhow::Result<bool> {
-            Ok(true)
-        }
-        fn remove_tree(&self, _: &str) -> anyhow::Result<()> {
-            Ok(())
-        }
-        async fn run(&self, _: crate::machine::Command) -> anyhow::Result<crate::machine::Exit> {
-            bail!("nothing runs here")
-        }
-        async fn unit(&self, _: &str) -> anyhow::Result<crate::machine::UnitState> {
-            Ok(crate::machine::UnitState::default())
-        }
-        async fn unit_do(&self, _: &str, _: crate::machine::UnitVerb) -> anyhow::Result<()> {
-            Ok(())
-        }
-        async fn units_reload(&self) -> anyhow::Result<()> {
-            Ok(())
-        }
-        async fn probe(&self, _: &str) -> anyhow::Result<Option<(u16, String)>> {
-            Ok(None)
-        }
     }
 
     #[tokio::test]
