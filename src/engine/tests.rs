@@ -15,10 +15,13 @@ use crate::journal::{Line, Moment, What};
 /// What a test's step does, written down in order.
 type Log = Arc<Mutex<Vec<String>>>;
 
+/// What a trial step does.
+type Apply = Box<dyn Fn(&Outputs) -> anyhow::Result<Outputs> + Send + Sync>;
+
 struct Trial {
     label: Label,
     status: Status,
-    apply: Box<dyn Fn(&Outputs) -> anyhow::Result<Outputs> + Send + Sync>,
+    apply: Apply,
     takes: Duration,
     log: Log,
 }
