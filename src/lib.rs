@@ -11,6 +11,7 @@
 pub mod bundle;
 pub mod cli;
 pub mod cluster;
+pub mod discovery;
 pub mod engine;
 pub mod facts;
 pub mod journal;
