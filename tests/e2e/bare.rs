@@ -1,0 +1,155 @@
+//! Two bare machines; `kprov init` and `kprov join` typed there over ssh; a workload; a power cut; reset; init again.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+
+use crate::host::Host;
+use crate::image;
+use crate::kubectl::{Kubectl, name, ready, wait};
+use crate::remote::Remote;
+
+/// How long nodes and system pods may take until they are Ready.
+const READY: Duration = Duration::from_secs(180);
+
+/// The scenario.
+pub fn run(host: &Host) -> anyhow::Result<()> {
+    let mut machines = host.bare("bare", &["cp-1", "worker-1"])?;
+    let (cp, worker) = (machines.remote("cp-1")?, machines.remote("worker-1")?);
+    for machine in [&cp, &worker] {
+        bring(host, machine)?;
+    }
+    let mut clock = Clock::new();
+
+    let joining = cp.run("/root/kprov init 2>&1")?;
+    clock.lap("init");
+    let line = joining
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("kprov join "))
+        .with_context(|| format!("init prints no join line:\n{joining}"))?
+        .to_owned();
+    worker.run(&format!("/root/kprov join {line} 2>&1"))?;
+    clock.lap("join");
+    let kubectl = Kubectl(cp.clone());
+    kubectl.wait_all_ready(2, READY)?;
+    clock.lap("all nodes and system pods Ready");
+    again_changes_nothing(&cp)?;
+    clock.lap("init again, nothing to do");
+
+    let nodes = (machines.hostname("cp-1"), machines.hostname("worker-1"));
+    let addresses = (machines.address("cp-1")?, machines.address("worker-1")?);
+    workload(host, &kubectl, &[&cp, &worker], &nodes)?;
+    network(&kubectl, &nodes, &addresses)?;
+    clock.lap("DNS, ClusterIP, NodePort and hostPort across nodes");
+
+    power_cut(&mut machines, &kubectl, &nodes)?;
+    clock.lap("power cut of the worker, its pod is back");
+
+    for machine in [&worker, &cp] {
+        machine.run("/root/kprov reset --force 2>&1")?;
+    }
+    clock.lap("reset of both");
+    let joining = cp.run("/root/kprov init 2>&1")?;
+    ensure!(joining.contains("kprov join "), "init after reset prints no join line:\n{joining}");
+    kubectl.wait_all_ready(1, READY)?;
+    clock.lap("init again, Ready");
+    Ok(())
+}
+
+/// kprov and the bundle, beside each other, as a user would bring them.
+fn bring(host: &Host, machine: &Remote) -> anyhow::Result<()> {
+    machine.upload(&host.kprov, "/root/kprov", "755")?;
+    let name = host.bundle.file_name().and_then(|name| name.to_str()).context("the bundle has no name")?;
+    machine.upload(&host.bundle, &format!("/root/{name}"), "644")
+}
+
+fn again_changes_nothing(cp: &Remote) -> anyhow::Result<()> {
+    let before = cp.run("sha256sum /var/lib/kprov/journal.jsonl")?;
+    let said = cp.run("/root/kprov init 2>&1")?;
+    ensure!(said.contains("nothing to do"), "a second init does not say that there is nothing to do:\n{said}");
+    ensure!(cp.run("sha256sum /var/lib/kprov/journal.jsonl")? == before, "a second init wrote into the journal");
+    Ok(())
+}
+
+/// The image onto both nodes, then the pods and services; waits until the pods are Ready.
+fn workload(host: &Host, kubectl: &Kubectl, all: &[&Remote], nodes: &(String, String)) -> anyhow::Result<()> {
+    let archive = host.state("probe.tar");
+    image::write(&archive)?;
+    for machine in all {
+        machine.upload(&archive, "/root/probe.tar", "644")?;
+        machine.run("/root/kprov image load /root/probe.tar 2>&1 && rm /root/probe.tar")?;
+    }
+    let manifest = include_str!("workload.yaml").replace("NODE_CP", &nodes.0).replace("NODE_WORKER", &nodes.1);
+    let path = host.state("workload.yaml");
+    std::fs::write(&path, manifest)?;
+    kubectl.0.upload(&path, "/root/workload.yaml", "644")?;
+    kubectl.run("apply -f /root/workload.yaml")?;
+    wait(Duration::from_secs(60), || {
+        for pod in ["web-cp", "web-worker", "client-cp", "client-worker"] {
+            let found = kubectl.get(&format!("pod {pod}"))?;
+            ensure!(ready(&found), "pod {} is not Ready: {}", name(&found), found["status"]);
+        }
+        Ok(())
+    })
+}
+
+/// From a pod on each node to the server on the other one: by name, by NodePort of both nodes, by hostPort.
+fn network(kubectl: &Kubectl, nodes: &(String, String), addresses: &(String, String)) -> anyhow::Result<()> {
+    for (client, server, node, address) in
+        [("client-cp", "web-worker", &nodes.1, &addresses.1), ("client-worker", "web-cp", &nodes.0, &addresses.0)]
+    {
+        let port = if server == "web-cp" { 30080 } else { 30081 };
+        kubectl
+            .run(&format!("exec {client} -- nslookup {server}.default.svc.cluster.local"))
+            .with_context(|| format!("DNS from {client}"))?;
+        for (what, url) in [
+            ("ClusterIP", format!("http://{server}/")),
+            ("NodePort of the server's node", format!("http://{address}:{port}/")),
+            ("NodePort of cp", format!("http://{}:{port}/", addresses.0)),
+            ("NodePort of worker", format!("http://{}:{port}/", addresses.1)),
+            ("hostPort", format!("http://{address}:8081/")),
+        ] {
+            fetch(kubectl, client, &url, node).with_context(|| format!("{what}: {url} from {client}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// GET from a pod; the answer must come from the server on that node.
+fn fetch(kubectl: &Kubectl, client: &str, url: &str, node: &str) -> anyhow::Result<()> {
+    wait(Duration::from_secs(20), || {
+        let page = kubectl.run(&format!("exec {client} -- wget -q -T 2 -O - {url}"))?;
+        ensure!(page.trim() == format!("from {node}"), "answered: {page}");
+        Ok(())
+    })
+}
+
+/// The worker loses its power and comes back: the same pod, restarted once, and its Service answers from the other node.
+fn power_cut(machines: &mut crate::host::Bare<'_>, kubectl: &Kubectl, nodes: &(String, String)) -> anyhow::Result<()> {
+    let before = kubectl.get("pod web-worker")?;
+    machines.power_cut("worker-1")?;
+    machines.start("worker-1")?;
+    wait(Duration::from_secs(120), || {
+        let after = kubectl.get("pod web-worker")?;
+        ensure!(after["metadata"]["uid"] == before["metadata"]["uid"], "the pod is another one");
+        let restarts = |pod: &serde_json::Value| pod["status"]["containerStatuses"][0]["restartCount"].as_u64();
+        ensure!(restarts(&after) == restarts(&before).map(|n| n + 1), "restartCount {:?}", restarts(&after));
+        ensure!(ready(&after), "not Ready: {}", after["status"]);
+        Ok(())
+    })?;
+    fetch(kubectl, "client-cp", "http://web-worker/", &nodes.1)
+}
+
+/// Prints how long each part took.
+struct Clock(Instant);
+
+impl Clock {
+    fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    fn lap(&mut self, what: &str) {
+        println!("  {:6.1} s  {what}", self.0.elapsed().as_secs_f64());
+        self.0 = Instant::now();
+    }
+}

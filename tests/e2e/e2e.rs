@@ -1,0 +1,68 @@
+//! kprov on real machines of this host. Needs root, a static kprov and a bundle (`make test` brings all three).
+//!
+//! `cargo test -p kprov-tests --test e2e -- NAME…` runs the scenarios whose names contain one of the words.
+//! A scenario that cannot run is counted as left out in the last line; with KPROV_TEST_ALL=1 it fails.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod bare;
+mod host;
+mod image;
+mod kubectl;
+mod remote;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use host::Host;
+
+/// A scenario: its name and what it does.
+type Scenario = (&'static str, fn(&Host) -> anyhow::Result<()>);
+
+/// In the order in which they run, one after the other: the two cores of a small host are the limit.
+const SCENARIOS: &[Scenario] = &[("bare_machines_init_join_reset", bare::run)];
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word));
+    let scenarios: Vec<&Scenario> = SCENARIOS.iter().filter(|(name, _)| wanted(name)).collect();
+    if std::env::args().any(|word| word == "--list") {
+        scenarios.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    let host = match Host::prepare() {
+        Ok(host) => host,
+        Err(missing) => return left_out(&scenarios, &format!("{missing:#}")),
+    };
+    let (mut passed, mut failed) = (0, Vec::new());
+    for (name, run) in scenarios {
+        println!("test {name} …");
+        let start = Instant::now();
+        match run(&host) {
+            Ok(()) => {
+                passed += 1;
+                println!("test {name} ... ok ({:.1} s)", start.elapsed().as_secs_f64());
+            }
+            Err(error) => {
+                println!("test {name} ... FAILED ({:.1} s)\n{error:?}", start.elapsed().as_secs_f64());
+                failed.push(*name);
+            }
+        }
+        host.sweep();
+    }
+    let word = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!("test result: {word}. {passed} passed; {} failed; 0 ignored; 0 measured; 0 filtered out", failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Says what cannot run and why; a failure where everything must run.
+fn left_out(scenarios: &[&Scenario], why: &str) -> ExitCode {
+    scenarios.iter().for_each(|(name, _)| println!("test {name} ... left out"));
+    println!("left out, because: {why}");
+    if std::env::var_os("KPROV_TEST_ALL").is_some_and(|all| all == "1") {
+        println!("test result: FAILED. 0 passed; {} failed; KPROV_TEST_ALL=1 allows none to be left out", scenarios.len());
+        return ExitCode::FAILURE;
+    }
+    println!("test result: ok. 0 passed; 0 failed; {} left out (they need root; `make test` runs them)", scenarios.len());
+    ExitCode::SUCCESS
+}

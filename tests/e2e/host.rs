@@ -1,0 +1,153 @@
+//! What the scenarios need of this host, and sets of machines that go away with the test, also with a dead one's.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use kprov_providers::Watch;
+use kprov_providers::local::{Dirs, Machines, base};
+use tokio::runtime::Runtime;
+
+use crate::remote::Remote;
+
+/// Where test state lives: fixed, so that the next run finds and sweeps what a killed one left.
+const STATE: &str = "/var/tmp/kprov-tests";
+
+/// This host, fit for the scenarios.
+pub struct Host {
+    /// The static kprov under test.
+    pub kprov: PathBuf,
+    /// The bundle.
+    pub bundle: PathBuf,
+    /// Caches, shared with everyday use.
+    pub cache: PathBuf,
+    runtime: Runtime,
+}
+
+impl Host {
+    /// Looks for all that is needed, and sweeps what an earlier run left.
+    ///
+    /// # Errors
+    /// Names all that is missing.
+    pub fn prepare() -> anyhow::Result<Self> {
+        let file = |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_file());
+        let (kprov, bundle) = (file("KPROV_STATIC"), file("KPROV_BUNDLE"));
+        let root = std::fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0);
+        let mut missing = Vec::new();
+        if !root {
+            missing.push("root".to_owned());
+        }
+        if kprov.is_none() {
+            missing.push("KPROV_STATIC: the static kprov (make static)".to_owned());
+        }
+        if bundle.is_none() {
+            missing.push("KPROV_BUNDLE: a bundle (make bundle)".to_owned());
+        }
+        if let Err(unfit) = kprov_providers::local::host::check() {
+            missing.push(unfit.to_string());
+        }
+        let (Some(kprov), Some(bundle), true) = (kprov, bundle, missing.is_empty()) else {
+            bail!("missing: {}", missing.join("; "));
+        };
+        let home = std::env::var_os("HOME").map(PathBuf::from).context("HOME is not set")?;
+        let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from).join("kprov");
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let host = Self { kprov, bundle, cache, runtime };
+        host.sweep();
+        Ok(host)
+    }
+
+    /// Removes all machines of tests, those of this run and those of dead ones.
+    pub fn sweep(&self) {
+        for entry in std::fs::read_dir(STATE).into_iter().flatten().flatten() {
+            let dirs = self.dirs(&entry.path());
+            let swept = self.wait(async {
+                match Machines::open(&dirs).await? {
+                    Some(machines) => machines.destroy().await,
+                    None => Ok(()),
+                }
+            });
+            match swept {
+                Ok(()) => drop(std::fs::remove_dir_all(entry.path())),
+                Err(error) => println!("sweeping {}: {error:#}", entry.path().display()),
+            }
+        }
+    }
+
+    /// Runs something async to its end.
+    pub fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    fn dirs(&self, state: &Path) -> Dirs {
+        Dirs { cache: self.cache.clone(), state: state.to_owned() }
+    }
+
+    /// A state directory of this name, for `kprov up` too; swept with everything else.
+    pub fn state(&self, name: &str) -> PathBuf {
+        Path::new(STATE).join(name)
+    }
+
+    /// Truly bare machines, started: no more than systemd, dbus, sshd, iproute2, kmod and mount.
+    ///
+    /// # Errors
+    /// When they cannot be made.
+    pub fn bare(&self, set: &str, names: &[&str]) -> anyhow::Result<Bare<'_>> {
+        let dirs = self.dirs(&self.state(set));
+        let machines = self.wait(async {
+            let mut machines = Machines::open_or_create(&dirs, set, None, &[]).await?;
+            let template = base::ensure(machines.store(), &Watch::quiet()).await?;
+            for name in names {
+                machines.add(name, &template).await?;
+                machines.start(name).await?;
+            }
+            anyhow::Ok(machines)
+        })?;
+        Ok(Bare { host: self, machines })
+    }
+}
+
+/// Bare machines of one network.
+pub struct Bare<'a> {
+    host: &'a Host,
+    machines: Machines,
+}
+
+impl Bare<'_> {
+    /// A way onto one of them.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn remote(&self, machine: &str) -> anyhow::Result<Remote> {
+        let found = self.machines.get(machine)?;
+        Remote::new(found.address, &found.host_key, &self.machines.key_path(), self.host.state("ssh").as_path())
+    }
+
+    /// Cuts the power; what was not synced may be lost with a real disk, and all memory is.
+    ///
+    /// # Errors
+    /// When its processes stay.
+    pub fn power_cut(&mut self, machine: &str) -> anyhow::Result<()> {
+        self.host.wait(self.machines.power_cut(machine))
+    }
+
+    /// Starts it and waits for its sshd.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start(&mut self, machine: &str) -> anyhow::Result<()> {
+        self.host.wait(self.machines.start(machine))
+    }
+
+    /// Its address.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn address(&self, machine: &str) -> anyhow::Result<String> {
+        Ok(self.machines.get(machine)?.address.to_string())
+    }
+
+    /// Its host name, which is its node's name.
+    pub fn hostname(&self, machine: &str) -> String {
+        self.machines.hostname(machine)
+    }
+}
