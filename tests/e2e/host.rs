@@ -79,7 +79,7 @@ impl Host {
     }
 
     fn dirs(&self, state: &Path) -> Dirs {
-        Dirs { cache: self.cache.clone(), state: state.to_owned() }
+        Dirs { cache: self.cache.join("local"), state: state.to_owned() }
     }
 
     /// A state directory of this name, for `kprov up` too; swept with everything else.
