@@ -3,6 +3,8 @@
 //! ```text
 //! machines DIR up N             make and start N bare machines (m-1 …), print how to reach them
 //! machines DIR start|stop|cut|remove|link-down|link-up MACHINE
+//! machines DIR run MACHINE COMMAND
+//! machines DIR put MACHINE FILE TO
 //! machines DIR down             remove all of it
 //! ```
 //!
@@ -16,6 +18,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use kprov_providers::Watch;
 use kprov_providers::local::{Dirs, Machines, base};
+use kprov_providers::ssh::{Session, upload::upload};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
@@ -48,8 +51,26 @@ async fn main() -> anyhow::Result<()> {
                 _ => bail!("no such verb: {verb}"),
             }
         }
+        ["run", machine, command] => {
+            let session = connect(&dirs, machine).await?;
+            let exit = session.run(command, b"").await?;
+            println!("{}{}exit {}", exit.text(), String::from_utf8_lossy(&exit.stderr), exit.code);
+            Ok(())
+        }
+        ["put", machine, from, to] => {
+            let session = connect(&dirs, machine).await?;
+            let begin = Instant::now();
+            let sent = upload(&session, from.as_ref(), to, 0o755, |_| {}).await?;
+            println!("{} in {:.2} s", if sent { "sent" } else { "there already" }, begin.elapsed().as_secs_f64());
+            Ok(())
+        }
         _ => bail!("usage: machines DIR [--cache CACHE] VERB …"),
     }
+}
+
+async fn connect(dirs: &Dirs, machine: &str) -> anyhow::Result<Session> {
+    let machines = Machines::open(dirs).await?.context("no machines there")?;
+    Ok(machines.ssh(machine)?.connect().await?)
 }
 
 async fn up(dirs: &Dirs, count: u32) -> anyhow::Result<()> {

@@ -338,6 +338,22 @@ impl Machines {
         self.record.machines.get(machine).with_context(|| format!("no machine {machine} in {}", self.record.name))
     }
 
+    /// How to reach a machine.
+    ///
+    /// # Errors
+    /// When there is none of this name, or the key cannot be read.
+    pub fn ssh(&self, machine: &str) -> anyhow::Result<crate::ssh::Host> {
+        let entry = self.get(machine)?;
+        let login = keys::ensure(&self.key_path(), &format!("kprov-{}", self.record.name))?;
+        Ok(crate::ssh::Host {
+            name: self.hostname(machine),
+            address: SocketAddr::from((entry.address, 22)),
+            user: "root".to_owned(),
+            host_key: entry.host_key.clone(),
+            login: std::sync::Arc::new(login),
+        })
+    }
+
     /// The private key that logs in to all of them.
     pub fn key_path(&self) -> PathBuf {
         self.state.join("id_ed25519")
