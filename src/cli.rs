@@ -5,6 +5,7 @@
 pub mod error;
 pub mod output;
 
+mod act;
 mod completion;
 mod version;
 
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use self::error::{Failure, Kind, Result};
+use self::error::{Kind, Result};
 use self::output::Format;
 
 /// What every command is given: how to write, and whether somebody pressed Ctrl-C.
@@ -53,7 +54,7 @@ pub fn main() -> ExitCode {
     log(cli.verbose);
     let shell = Shell { format: cli.output };
     match dispatch(cli.command, &shell) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(failure) => {
             if output::failed(shell.format, &failure).is_err() || !failure.error.to_string().is_empty() {
                 output::stderr(&failure.to_string());
@@ -63,18 +64,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Commands that need no runtime end in milliseconds; all others get one.
-fn dispatch(command: Command, shell: &Shell) -> Result {
+/// Runs the command; its exit code.
+fn dispatch(command: Command, shell: &Shell) -> Result<u8> {
     match command {
-        Command::Version(args) => version::run(&args, shell),
-        Command::Completion(args) => completion::run(&args),
+        Command::Version(args) => version::run(&args, shell).map(|()| 0),
+        Command::Completion(args) => completion::run(&args).map(|()| 0),
     }
-}
-
-/// Runs the async part of a command.
-#[allow(dead_code)]
-fn block<F: Future<Output = Result>>(work: F) -> Result {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::internal)?.block_on(work)
 }
 
 /// clap's own message; help and version are no failure.

@@ -9,6 +9,7 @@ use kprov_providers::Event;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::error::{Failure, Result};
@@ -72,29 +73,81 @@ pub fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Draws events until the last sender is gone: bars on a terminal, plain lines in a pipe, NDJSON with `-o json`.
-pub fn follow(format: Format, mut events: UnboundedReceiver<Event>) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        if format == Format::Json {
-            while let Some(event) = events.recv().await {
-                if let Ok(line) = serde_json::to_string(&event) {
+/// Whoever draws the events of a running command.
+pub struct Reader {
+    task: JoinHandle<()>,
+    end: oneshot::Sender<()>,
+}
+
+impl Reader {
+    /// Draws what was sent so far and ends.
+    pub async fn end(self) {
+        // A reader that ended by itself (all senders gone) is at its end too.
+        let _ = self.end.send(());
+        let _ = self.task.await;
+    }
+}
+
+/// Draws events from now on: bars on a terminal, plain lines in a pipe, NDJSON with `-o json`.
+pub fn follow(format: Format, mut events: UnboundedReceiver<Event>) -> Reader {
+    let (end, mut ended) = oneshot::channel();
+    let task = tokio::spawn(async move {
+        let mut pen = Pen::new(format);
+        loop {
+            tokio::select! {
+                biased;
+                event = events.recv() => match event {
+                    Some(event) => pen.draw(&event),
+                    None => break,
+                },
+                _ = &mut ended => break,
+            }
+        }
+        while let Ok(event) = events.try_recv() {
+            pen.draw(&event);
+        }
+        pen.end();
+    });
+    Reader { task, end }
+}
+
+/// How events are drawn.
+enum Pen {
+    Json,
+    Bars(bars::Bars),
+    Lines,
+}
+
+impl Pen {
+    fn new(format: Format) -> Self {
+        match format {
+            Format::Json => Self::Json,
+            _ if std::io::stderr().is_terminal() => Self::Bars(bars::Bars::new()),
+            _ => Self::Lines,
+        }
+    }
+
+    fn draw(&mut self, event: &Event) {
+        match self {
+            Self::Json => {
+                if let Ok(line) = serde_json::to_string(event) {
                     stdout(&(line + "\n"));
                 }
             }
-        } else if std::io::stderr().is_terminal() {
-            let mut bars = bars::Bars::new();
-            while let Some(event) = events.recv().await {
-                bars.show(&event);
-            }
-            bars.end();
-        } else {
-            while let Some(event) = events.recv().await {
-                if let Some(line) = lines::line(&event) {
+            Self::Bars(bars) => bars.show(event),
+            Self::Lines => {
+                if let Some(line) = lines::line(event) {
                     stderr(&line);
                 }
             }
         }
-    })
+    }
+
+    fn end(self) {
+        if let Self::Bars(bars) = self {
+            bars.end();
+        }
+    }
 }
 
 /// The last line of a command that acts: with `-o json` an event of type `result` with these fields, with `-o yaml`

@@ -60,9 +60,15 @@ fn left_out(scenarios: &[&Scenario], why: &str) -> ExitCode {
     scenarios.iter().for_each(|(name, _)| println!("test {name} ... left out"));
     println!("left out, because: {why}");
     if std::env::var_os("KPROV_TEST_ALL").is_some_and(|all| all == "1") {
-        println!("test result: FAILED. 0 passed; {} failed; KPROV_TEST_ALL=1 allows none to be left out", scenarios.len());
+        println!(
+            "test result: FAILED. 0 passed; {} failed; KPROV_TEST_ALL=1 allows none to be left out",
+            scenarios.len()
+        );
         return ExitCode::FAILURE;
     }
-    println!("test result: ok. 0 passed; 0 failed; {} left out (they need root; `make test` runs them)", scenarios.len());
+    println!(
+        "test result: ok. 0 passed; 0 failed; {} left out (they need root; `make test` runs them)",
+        scenarios.len()
+    );
     ExitCode::SUCCESS
 }
