@@ -14,6 +14,7 @@ pub mod kube;
 pub mod local;
 pub mod machine;
 pub mod made;
+pub mod nft;
 pub mod ssh;
 pub mod step;
 pub mod steps;
