@@ -74,6 +74,12 @@ pub struct Facts {
     pub swap: bool,
     /// `nft` works on this machine's kernel.
     pub nftables: bool,
+    /// Kernel modules that Kubernetes needs and this kernel loads from files.
+    #[serde(default)]
+    pub modules: Vec<String>,
+    /// The kernel can pass bridged packets through its packet filter, now or after loading a module.
+    #[serde(default)]
+    pub bridge_netfilter: bool,
     /// The conntrack limits may be written here (not in a container whose kernel forbids it).
     pub conntrack_writable: bool,
     /// Page size in bytes.
@@ -131,6 +137,8 @@ pub(crate) mod tests {
             apparmor: true,
             swap: false,
             nftables: true,
+            modules: Vec::new(),
+            bridge_netfilter: true,
             conntrack_writable: true,
             page_size: 4096,
             sync_micros: 300,

@@ -1,4 +1,5 @@
 //! The lists of phases: init and join. A reader starts here; it stays a page. Nothing below does I/O: it only builds steps.
 
 pub mod certs;
+pub mod host;
 pub mod kubeconfig;

@@ -4,6 +4,7 @@
 
 mod dir;
 mod file;
+mod grows;
 mod install;
 mod link;
 mod remove;
@@ -13,6 +14,7 @@ mod wait;
 
 pub use dir::MakeDir;
 pub use file::WriteFile;
+pub use grows::Grows;
 pub use install::InstallFile;
 pub use link::Link;
 pub use remove::RemoveFile;

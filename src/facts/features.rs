@@ -98,6 +98,11 @@ impl<'a> Kernel<'a> {
         })
     }
 
+    /// True when a module is a file of this kernel, loaded or not.
+    pub(crate) fn is_file(&self, module: &str) -> bool {
+        listed(self.loadable.as_deref(), module)
+    }
+
     /// Whether the kernel has a feature.
     ///
     /// # Errors

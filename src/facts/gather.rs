@@ -6,6 +6,7 @@ use anyhow::Context;
 use kprov_providers::Machine;
 
 use super::answers::Answers;
+use super::features::{self, Has, Kernel};
 use super::net::{self, text};
 use super::{Cgroups, Facts, runtimes};
 
@@ -44,6 +45,7 @@ pub async fn gather(
     let mounts = text(machine, "/proc/self/mounts")?;
     let resolvers = net::nameservers(&text(machine, "/etc/resolv.conf")?);
     let loopback = !resolvers.is_empty() && resolvers.iter().all(IpAddr::is_loopback);
+    let kernel = Kernel::read(machine)?;
     let mut ca_dirs = Vec::new();
     for dir in CA_DIRS {
         if machine.list(dir)?.is_some() {
@@ -67,6 +69,8 @@ pub async fn gather(
         apparmor: one_line("/sys/module/apparmor/parameters/enabled")? == "Y",
         swap: text(machine, "/proc/swaps")?.lines().count() > 1,
         nftables: answers.nftables,
+        modules: modules(&kernel),
+        bridge_netfilter: matches!(kernel.has(features::BR_NETFILTER)?, Has::Now | Has::Loadable),
         conntrack_writable: conntrack_writable(machine, &mounts)?,
         page_size: page_size(&text(machine, "/proc/self/smaps")?),
         sync_micros: answers.sync_micros,
@@ -105,6 +109,12 @@ fn resolv_conf(machine: &dyn Machine, resolved: bool, loopback: bool) -> anyhow:
     }
     let real = net::nameservers(&text(machine, NETWORK_MANAGER)?);
     Ok(real.iter().any(|r| !r.is_loopback()).then(|| NETWORK_MANAGER.to_owned()))
+}
+
+/// Those of the modules that Kubernetes needs which are files of this kernel: they are loaded now and at boot.
+fn modules(kernel: &Kernel<'_>) -> Vec<String> {
+    let wanted = [features::OVERLAY, features::BR_NETFILTER, features::VXLAN, features::NF_TABLES, features::CONNTRACK];
+    wanted.iter().map(|feature| feature.module).filter(|module| kernel.is_file(module)).map(str::to_owned).collect()
 }
 
 /// Kubernetes' names of architectures.
