@@ -1,13 +1,23 @@
 //! What the user wants: kubeadm's documents with defaults filled in.
 
+mod components;
+pub mod defaults;
 pub mod duration;
+pub mod flags;
+mod input;
 pub mod kubeadm;
+mod load;
+mod merge;
+pub mod problems;
+pub mod subnets;
 pub mod version;
 
 use serde_json::Value;
 
 pub use self::duration::{duration, duration_text};
-use self::kubeadm::{ClusterConfiguration, InitConfiguration, JoinConfiguration};
+use self::kubeadm::{ClusterConfiguration, InitConfiguration, JoinConfiguration, ResetConfiguration};
+pub use self::load::{load_init, load_join, load_reset};
+pub use self::problems::Problems;
 
 /// Input of `init` with all defaults filled in: every `Option` that has a default is `Some`.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,14 +30,19 @@ pub struct Cluster {
     pub kubelet: Value,
     /// KubeProxyConfiguration as stored in ConfigMap kube-proxy.
     pub proxy: Value,
-    /// True where the user gave a KubeletConfiguration (no component-config hash then; contract A.8).
+    /// True where the user gave a KubeletConfiguration or it was fitted to the host (no component-config hash then;
+    /// contract A.8).
     pub kubelet_from_user: bool,
-    /// True where the user gave a KubeProxyConfiguration.
+    /// The same for KubeProxyConfiguration.
     pub proxy_from_user: bool,
     /// The pod network.
     pub cni: Cni,
     /// No control-plane taint.
     pub single_node: bool,
+    /// One line for each value of the component documents that was fitted to the host.
+    pub notes: Vec<String>,
+    /// What is odd about the input without being wrong.
+    pub warnings: Problems,
 }
 
 /// The pod network that `init` brings.
@@ -51,4 +66,28 @@ pub enum Cni {
 pub struct Joining {
     /// The document.
     pub join: JoinConfiguration,
+    /// What is odd about the input without being wrong.
+    pub warnings: Problems,
 }
+
+/// Input of `reset` with all defaults filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resetting {
+    /// The document. `criSocket` is absent unless the user named one.
+    pub reset: ResetConfiguration,
+    /// What is odd about the input without being wrong.
+    pub warnings: Problems,
+}
+
+impl Cluster {
+    /// ClusterConfiguration as it is stored in ConfigMap kubeadm-config: with its defaults, without component documents.
+    ///
+    /// # Errors
+    /// A value that YAML cannot hold (extraEnvs are passed through as they came).
+    pub fn config_yaml(&self) -> Result<String, crate::yaml::WriteError> {
+        crate::yaml::to_string(&kubeadm::document("ClusterConfiguration", &self.config))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -343,3 +343,14 @@ documents! {
         timeouts: Timeouts,
     }
 }
+
+/// A value of this module with its `apiVersion` and `kind`.
+pub fn document<T: Serialize>(kind: &str, fields: &T) -> serde_json::Value {
+    // These types hold nothing that JSON cannot: no maps with other keys than text, no code of their own.
+    let mut document = serde_json::to_value(fields).unwrap_or_default();
+    if let Some(object) = document.as_object_mut() {
+        object.insert("apiVersion".to_owned(), API_VERSION.into());
+        object.insert("kind".to_owned(), kind.into());
+    }
+    document
+}

@@ -1,0 +1,152 @@
+//! KubeletConfiguration and KubeProxyConfiguration: the user's document, what kubeadm fills in, and what fits the init host.
+
+use std::net::IpAddr;
+
+use serde_json::{Map, Value, json};
+
+use super::input::{Doc, Input};
+use super::kubeadm::ClusterConfiguration;
+use super::subnets;
+use crate::facts::{Facts, fit};
+
+/// A component's document as its ConfigMap holds it.
+#[derive(Debug)]
+pub(crate) struct Component {
+    /// The document.
+    pub(crate) document: Value,
+    /// The user wrote part of it, or it was fitted to the host: kubeadm must not make it anew on an upgrade.
+    pub(crate) from_user: bool,
+    /// One line for each value fitted to the host.
+    pub(crate) notes: Vec<String>,
+}
+
+/// KubeletConfiguration (contract A.4).
+pub(crate) fn kubelet(
+    user: Option<Value>,
+    config: &ClusterConfiguration,
+    facts: &Facts,
+    input: &mut Input,
+) -> Component {
+    let networking = config.networking.clone().unwrap_or_default();
+    let certificates = config.certificates_dir.clone().unwrap_or_default();
+    let mut defaults = vec![
+        ("staticPodPath", json!("/etc/kubernetes/manifests")),
+        ("authentication.x509.clientCAFile", json!(format!("{certificates}/ca.crt"))),
+        ("authentication.anonymous.enabled", json!(false)),
+        ("authentication.webhook.enabled", json!(true)),
+        ("authorization.mode", json!("Webhook")),
+        ("healthzBindAddress", json!("127.0.0.1")),
+        ("healthzPort", json!(10248)),
+    ];
+    if let Some(dns) = networking.service_subnet.as_deref().and_then(subnets::dns_address) {
+        defaults.push(("clusterDNS", json!([dns.to_string()])));
+    }
+    if let Some(domain) = &networking.dns_domain {
+        defaults.push(("clusterDomain", json!(domain)));
+    }
+    let given = user.is_some();
+    let mut document = start(Doc::Kubelet, user);
+    // kubeadm forces this one: it cannot tell "false" from "left out".
+    if let Some(object) = document.as_object_mut() {
+        object.insert("rotateCertificates".to_owned(), json!(true));
+    }
+    let fitted = fit::kubelet(facts);
+    component(document, given, Doc::Kubelet, &defaults, &fitted, &[("cgroupDriver", json!("systemd"))], input)
+}
+
+/// KubeProxyConfiguration (contract A.8).
+pub(crate) fn proxy(
+    user: Option<Value>,
+    config: &ClusterConfiguration,
+    advertise: Option<IpAddr>,
+    facts: &Facts,
+    input: &mut Input,
+) -> Component {
+    let any = if advertise.is_some_and(|ip| ip.is_ipv6()) { "::" } else { "0.0.0.0" };
+    let mut defaults = vec![
+        ("bindAddress", json!(any)),
+        ("clientConnection.kubeconfig", json!("/var/lib/kube-proxy/kubeconfig.conf")),
+    ];
+    if let Some(pods) = config.networking.as_ref().and_then(|n| n.pod_subnet.as_ref()) {
+        defaults.push(("clusterCIDR", json!(pods)));
+    }
+    if let Some("nftables") = user.as_ref().and_then(|u| u.get("mode")).and_then(Value::as_str)
+        && !facts.nftables
+    {
+        let hint = "leave mode out: kube-proxy then uses iptables";
+        input.bad(Doc::Proxy, "mode", "this machine's kernel has no nf_tables, which mode nftables needs", hint);
+    }
+    let given = user.is_some();
+    let document = start(Doc::Proxy, user);
+    component(document, given, Doc::Proxy, &defaults, &fit::kube_proxy(facts), &[], input)
+}
+
+/// The user's document without nulls, under its kind.
+fn start(doc: Doc, user: Option<Value>) -> Value {
+    let mut document = user.map(without_nulls).filter(Value::is_object).unwrap_or_else(|| json!({}));
+    if let Some(object) = document.as_object_mut() {
+        object.insert("apiVersion".to_owned(), json!(doc.api_version()));
+        object.insert("kind".to_owned(), json!(doc.kind()));
+    }
+    document
+}
+
+fn component(
+    mut document: Value,
+    given: bool,
+    doc: Doc,
+    defaults: &[(&'static str, Value)],
+    fitted: &[fit::Fit],
+    last: &[(&'static str, Value)],
+    input: &mut Input,
+) -> Component {
+    for (path, value) in defaults {
+        match get(&document, path) {
+            None => put(&mut document, path, value.clone()),
+            Some(other) if other != value => {
+                let message = format!("kubeadm recommends {value} for {path}, not {other}");
+                input.warn(doc, path, message, "");
+            }
+            Some(_) => {}
+        }
+    }
+    let mut plain = document.clone();
+    let notes = fit::fill(&mut document, fitted);
+    for (path, value) in last {
+        for document in [&mut plain, &mut document] {
+            if get(document, path).is_none() {
+                put(document, path, value.clone());
+            }
+        }
+    }
+    Component { from_user: given || plain != document, document, notes }
+}
+
+/// The value of a dotted path.
+pub(crate) fn get<'a>(document: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('.').try_fold(document, |value, key| value.get(key))
+}
+
+/// Sets the value of a dotted path, making the objects on the way. What is no object is replaced.
+pub(crate) fn put(document: &mut Value, path: &str, value: Value) {
+    let mut place = document;
+    for key in path.split('.') {
+        if !place.is_object() {
+            *place = Value::Object(Map::new());
+        }
+        let Value::Object(object) = place else { return };
+        place = object.entry(key).or_insert(Value::Null);
+    }
+    *place = value;
+}
+
+/// Null is "left out" to Kubernetes.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect()
+        }
+        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        other => other,
+    }
+}
