@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, anyhow, bail};
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
 use self::tree::{Node, Tree};
 use super::{Command, Exit, Kind, Machine, Meta, UnitState, UnitVerb};
@@ -15,7 +16,7 @@ use super::{Command, Exit, Kind, Machine, Meta, UnitState, UnitVerb};
 /// Answers a command.
 type Answer = Arc<dyn Fn(&FakeMachine, &Command) -> anyhow::Result<Exit> + Send + Sync>;
 /// Answers a health probe.
-type Probe = Arc<dyn Fn(&FakeMachine, &str) -> anyhow::Result<Option<(u16, String)>> + Send + Sync>;
+type Probe = Arc<dyn Fn(FakeMachine, String) -> BoxFuture<'static, Option<(u16, String)>> + Send + Sync>;
 /// Called after something was done to a unit.
 type UnitHook = Arc<dyn Fn(&FakeMachine, &str, UnitVerb) -> anyhow::Result<()> + Send + Sync>;
 
@@ -66,7 +67,7 @@ impl FakeMachine {
     /// Answers health probes from now on.
     pub fn on_probe(
         &self,
-        probe: impl Fn(&FakeMachine, &str) -> anyhow::Result<Option<(u16, String)>> + Send + Sync + 'static,
+        probe: impl Fn(FakeMachine, String) -> BoxFuture<'static, Option<(u16, String)>> + Send + Sync + 'static,
     ) {
         self.lock().probe = Some(Arc::new(probe));
     }
@@ -107,6 +108,20 @@ impl FakeMachine {
     pub fn revive(&self) {
         let mut inner = self.lock();
         (inner.dead, inner.crash, inner.fail) = (false, None, None);
+    }
+
+    /// Another machine on which all is as it is here now.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let inner = self.lock();
+        Self(Arc::new(Mutex::new(Inner {
+            tree: inner.tree.clone(),
+            units: inner.units.clone(),
+            answers: inner.answers.clone(),
+            probe: inner.probe.clone(),
+            unit_hook: inner.unit_hook.clone(),
+            ..Inner::default()
+        })))
     }
 
     /// Everything there is, a line each (path, kind, mode, hash or target; units), for comparison.
@@ -289,6 +304,9 @@ impl Machine for FakeMachine {
 
     async fn probe(&self, url: &str) -> anyhow::Result<Option<(u16, String)>> {
         let probe = self.look()?.probe.clone();
-        probe.map_or(Ok(None), |probe| probe(self, url))
+        match probe {
+            Some(probe) => Ok(probe(self.clone(), url.to_owned()).await),
+            None => Ok(None),
+        }
     }
 }
