@@ -76,7 +76,7 @@ pub async fn discover(request: &Request, say: &(dyn Fn(String) + Sync)) -> Resul
     let open = api(request, &Trust::Anybody)?;
     let (first, answer, place) = loop {
         match request.look(open.get(PATH).await)? {
-            Look::Found(kubeconfig, answer, place) => break (kubeconfig, answer, place),
+            Look::Found(kubeconfig, answer, place) => break (kubeconfig, *answer, place),
             Look::Wait(why, limit) => wait.more(why, limit).await?,
         }
     };
@@ -105,7 +105,7 @@ pub async fn discover(request: &Request, say: &(dyn Fn(String) + Sync)) -> Resul
 
 /// What one look showed.
 enum Look {
-    Found(String, Answer, Place),
+    Found(String, Box<Answer>, Place),
     /// Not yet: why, and for how long this is worth waiting for.
     Wait(Trouble, Duration),
 }
@@ -155,7 +155,7 @@ impl Request {
         if let Some(why) = info::unfit(&cas, OffsetDateTime::now_utc()) {
             return Err(blame_clock(format!("the cluster's CA {why}"), &answer));
         }
-        Ok(Look::Found(kubeconfig, answer, place))
+        Ok(Look::Found(kubeconfig, Box::new(answer), place))
     }
 
     fn unreachable(&self, why: &Silence) -> Trouble {

@@ -46,3 +46,6 @@ pub fn certs(cluster: &Cluster, machine: &Arc<dyn Machine>, needs: &[Key]) -> Re
     plan.add(service_account::ServiceAccount::new(&settings, machine, needs));
     Ok(plan)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -85,22 +85,46 @@ impl WriteKubeconfig {
     fn make(&self) -> Result<()> {
         let machine = self.machine.as_ref();
         let ca = self.signer()?.ok_or_else(|| anyhow!("{} is not there", self.ca()))?;
-        let private = PrivateKey::generate(self.settings.algorithm)?;
-        let cert = certs::sign(machine, &self.settings, &self.client.leaf(), &private)?;
-        let key = private.to_pem()?;
         let user = if self.is_kubelets() {
-            let both = Zeroizing::new(format!("{cert}{}", key.as_str()));
-            let file = format!("{KUBELET_PKI}/kubelet-client-{}.pem", stamp(OffsetDateTime::now_utc()));
-            make_parents(machine, &file)?;
-            machine.write(&file, both.as_bytes(), 0o600)?;
-            machine.link(KUBELET_CURRENT, &file)?;
+            self.kubelets_own(&ca)?;
             User::file(KUBELET_CURRENT)
         } else {
+            let (cert, key) = self.sign()?;
             User::embedded(cert.as_bytes(), key.as_bytes())
         };
         let text = Zeroizing::new(crate::yaml::to_string(&self.config(&ca.pem, user))?);
         make_parents(machine, &self.path())?;
         machine.write(&self.path(), text.as_bytes(), 0o600)
+    }
+
+    fn sign(&self) -> Result<(String, Zeroizing<String>)> {
+        let private = PrivateKey::generate(self.settings.algorithm)?;
+        let cert = certs::sign(self.machine.as_ref(), &self.settings, &self.client.leaf(), &private)?;
+        Ok((cert, private.to_pem()?))
+    }
+
+    /// Lays down the kubelet's certificate and key as it keeps them itself: a dated file and a link to it. A good one
+    /// that a run before us, or the kubelet, has left is used.
+    fn kubelets_own(&self, ca: &Signer) -> Result<()> {
+        let machine = self.machine.as_ref();
+        let there = machine.list(KUBELET_PKI)?.unwrap_or_default();
+        let left = there.into_iter().rev().find_map(|name| {
+            let path = (name.starts_with("kubelet-client-2")).then(|| format!("{KUBELET_PKI}/{name}"))?;
+            let pem = Zeroizing::new(machine.read(&path).ok()??);
+            matches!(certs::fits(&pem, &pem, &self.client.leaf(), ca), Ok(None)).then_some(path)
+        });
+        let file = match left {
+            Some(file) => file,
+            None => {
+                let (cert, key) = self.sign()?;
+                let both = Zeroizing::new(format!("{cert}{}", key.as_str()));
+                let file = format!("{KUBELET_PKI}/kubelet-client-{}.pem", stamp(OffsetDateTime::now_utc()));
+                make_parents(machine, &file)?;
+                machine.write(&file, both.as_bytes(), 0o600)?;
+                file
+            }
+        };
+        machine.link(KUBELET_CURRENT, &file)
     }
 
     fn signer(&self) -> Result<Option<Signer>> {
@@ -198,3 +222,6 @@ impl Step for WriteKubeconfig {
         Ok(Outputs::none())
     }
 }
+
+#[cfg(test)]
+mod tests;

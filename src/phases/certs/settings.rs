@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
-use ipnet::IpNet;
 use kprov_pki::Algorithm;
 use kprov_pki::issue::Validity;
 use kprov_pki::spec::Names;
@@ -11,6 +10,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::cluster::Cluster;
 use crate::cluster::kubeadm::Component;
+use crate::cluster::subnets::api_service_address;
 
 /// Algorithm, lengths, names and addresses.
 #[derive(Debug, Clone)]
@@ -45,9 +45,6 @@ impl Settings {
         let advertise: IpAddr =
             endpoint.advertise_address.unwrap_or_default().parse().context("localAPIEndpoint.advertiseAddress")?;
         let node = init.node_registration.as_ref().and_then(|n| n.name.clone()).context("nodeRegistration.name")?;
-        let subnet = network.service_subnet.unwrap_or_default();
-        let first: IpNet =
-            subnet.split(',').next().unwrap_or_default().trim().parse().context("networking.serviceSubnet")?;
         let api = config.api_server.clone().unwrap_or_else(Component::default);
         Ok(Self {
             dir: config.certificates_dir.clone().context("certificatesDir")?,
@@ -63,7 +60,8 @@ impl Settings {
             names: Names {
                 node,
                 advertise,
-                service: after(first.network()).context("networking.serviceSubnet")?,
+                service: api_service_address(&network.service_subnet.unwrap_or_default())
+                    .context("networking.serviceSubnet")?,
                 dns_domain: network.dns_domain.unwrap_or_else(|| "cluster.local".into()),
                 endpoint: config.control_plane_endpoint.as_deref().filter(|e| !e.is_empty()).map(|e| split(e).0),
                 api_sans: api.cert_sans.unwrap_or_default(),
@@ -127,13 +125,6 @@ fn bare(host: &str) -> String {
     host.trim_start_matches('[').trim_end_matches(']').to_owned()
 }
 
-fn after(ip: IpAddr) -> Option<IpAddr> {
-    Some(match ip {
-        IpAddr::V4(v4) => IpAddr::from(u32::from(v4).checked_add(1)?.to_be_bytes()),
-        IpAddr::V6(v6) => IpAddr::from(u128::from(v6).checked_add(1)?.to_be_bytes()),
-    })
-}
-
 fn length(text: Option<&str>, hours: i64) -> Result<Duration> {
     let Some(text) = text else { return Ok(Duration::hours(hours)) };
     let length = crate::cluster::duration(text).with_context(|| format!("{text} is no duration"))?;
@@ -152,12 +143,5 @@ mod tests {
         assert_eq!(split("fd00::1"), ("fd00::1".into(), None));
         assert_eq!(split("10.0.0.1:6443"), ("10.0.0.1".into(), Some(6443)));
         assert_eq!(url("fd00::1", 6443), "https://[fd00::1]:6443");
-    }
-
-    #[test]
-    fn first_addresses() {
-        assert_eq!(after([10, 96, 0, 0].into()), Some([10, 96, 0, 1].into()));
-        assert_eq!(after("fd00::".parse().unwrap()), Some("fd00::1".parse().unwrap()));
-        assert_eq!(after([255, 255, 255, 255].into()), None);
     }
 }
