@@ -1,7 +1,7 @@
 //! One verified file with everything a machine needs: kubelet, containerd, runc, CNI, kubectl, and all images.
 //!
 //! Reading order: [`manifest`] (what a bundle holds), [`pack`] (writing one), [`verify`] (reading one, believing
-//! nothing), [`unpack`], [`locate`].
+//! nothing), [`unpack`], [`locate`], [`steps`] (bringing one onto a machine).
 
 pub mod error;
 pub mod images;
@@ -10,6 +10,7 @@ mod layer;
 pub mod locate;
 pub mod manifest;
 pub mod pack;
+pub mod steps;
 mod stream;
 #[cfg(test)]
 pub(crate) mod synthetic;

@@ -18,4 +18,5 @@ pub mod journal;
 pub mod phases;
 pub mod plan;
 pub mod preflight;
+pub mod render;
 pub mod yaml;

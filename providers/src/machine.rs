@@ -136,6 +136,19 @@ pub trait Machine: Send + Sync {
     /// Copies a file whole (sharing blocks where the file system can), as careful as [`Machine::write`].
     fn copy(&self, from: &str, to: &str, mode: u32) -> anyhow::Result<()>;
 
+    /// Puts a file at a second place without using space twice: a hard link where that is possible and the mode is the
+    /// same, else a copy. For files that nobody writes into.
+    fn share(&self, from: &str, to: &str, mode: u32) -> anyhow::Result<()> {
+        self.copy(from, to, mode)
+    }
+
+    /// Where a path of this machine is on the file system of this process, so that much data can be streamed there.
+    /// `None` for a machine in memory.
+    fn real_path(&self, path: &str) -> Option<std::path::PathBuf> {
+        let _ = path;
+        None
+    }
+
     /// Makes one directory with this mode; there already is success (its mode is left alone). The parent must be there.
     fn make_dir(&self, path: &str, mode: u32) -> anyhow::Result<()>;
 

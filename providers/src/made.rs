@@ -50,6 +50,15 @@ pub enum Made {
         /// Interface name.
         name: String,
     },
+    /// An image in a containerd that is not ours: removed by its name.
+    Image {
+        /// Its full name.
+        name: String,
+        /// The `ctr` to remove it with.
+        ctr: String,
+        /// Path of containerd's socket.
+        address: String,
+    },
     /// Something with nothing to take back on this machine (an API object, a wait).
     Nothing,
 }
@@ -64,6 +73,7 @@ impl fmt::Display for Made {
             Self::Sysctl { name, before } => write!(f, "sysctl {name} (was {before})"),
             Self::Pods => f.write_str("pods and containers"),
             Self::Link { name } => write!(f, "network link {name}"),
+            Self::Image { name, .. } => write!(f, "image {name}"),
             Self::Nothing => f.write_str("nothing"),
         }
     }

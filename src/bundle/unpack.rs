@@ -31,19 +31,22 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> BundleError + '_ {
     |error| BundleError::Write { path: path.to_owned(), error }
 }
 
-/// The folder's manifest, if all of the bundle `id` is unpacked there. Looks at names and sizes, which is enough for a
-/// folder that appeared by a rename after everything was verified and synced.
-pub fn unpacked(dest: &Path, id: &str) -> Option<Manifest> {
-    let bytes = fs::read(dest.join(MANIFEST_NAME)).ok()?;
+/// The folder's manifest, if all of the bundle `id` is unpacked there. `read` and `size` look at names within the
+/// folder; names and sizes are enough for one that appeared by a rename after everything was verified and synced.
+pub fn is_whole(
+    id: &str,
+    read: impl Fn(&str) -> Option<Vec<u8>>,
+    size: impl Fn(&str) -> Option<u64>,
+) -> Option<Manifest> {
+    let bytes = read(MANIFEST_NAME)?;
     if sha256_hex(&bytes) != id {
         return None;
     }
     let manifest = Manifest::from_bytes(&bytes).ok()?;
-    let size_of = |path: &Path| fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file).map(|m| m.len());
-    if size_of(&dest.join(IMAGES)) != Some(archive_size(&manifest)) {
+    if size(IMAGES) != Some(archive_size(&manifest)) {
         return None;
     }
-    let whole = contents(&manifest).iter().all(|(hex, (size, _))| size_of(&dest.join(FILES).join(hex)) == Some(*size));
+    let whole = contents(&manifest).iter().all(|(hex, (bytes, _))| size(&format!("{FILES}/{hex}")) == Some(*bytes));
     whole.then_some(manifest)
 }
 
@@ -239,6 +242,12 @@ mod tests {
     use super::*;
     use crate::bundle::synthetic::{self, elf};
     use std::os::unix::fs::PermissionsExt;
+
+    fn unpacked(dest: &Path, id: &str) -> Option<Manifest> {
+        let size =
+            |name: &str| fs::symlink_metadata(dest.join(name)).ok().filter(fs::Metadata::is_file).map(|m| m.len());
+        is_whole(id, |name| fs::read(dest.join(name)).ok(), size)
+    }
 
     fn unpack_bytes(bytes: &[u8], dest: &Path) -> Result<Manifest, BundleError> {
         unpack(Opened::new(bytes)?, dest, &mut |_, _| true)

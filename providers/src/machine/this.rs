@@ -65,6 +65,14 @@ impl Machine for ThisMachine {
         files::copy(from, to, mode)
     }
 
+    fn share(&self, from: &str, to: &str, mode: u32) -> anyhow::Result<()> {
+        files::share(from, to, mode)
+    }
+
+    fn real_path(&self, path: &str) -> Option<std::path::PathBuf> {
+        Some(path.into())
+    }
+
     fn make_dir(&self, path: &str, mode: u32) -> anyhow::Result<()> {
         files::make_dir(path, mode)
     }

@@ -19,6 +19,7 @@ pub async fn undo(machine: &dyn Machine, made: &Made) -> anyhow::Result<()> {
         Made::Sysctl { name, before } => sysctl(machine, name, before),
         Made::Pods => pods::remove_all(machine).await,
         Made::Link { name } => link(machine, name).await,
+        Made::Image { name, ctr, address } => image(machine, name, ctr, address).await,
         Made::Nothing => Ok(()),
     }
 }
@@ -98,6 +99,21 @@ async fn link(machine: &dyn Machine, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A containerd that does not run any more, or a `ctr` that is gone, is left as it is: it is not ours.
+async fn image(machine: &dyn Machine, name: &str, ctr: &str, address: &str) -> anyhow::Result<()> {
+    if machine.meta(address)?.is_none() || machine.meta(ctr)?.is_none() {
+        return Ok(());
+    }
+    // Removing an image that is not there is success for ctr.
+    let command = Command::new(ctr, ["--address", address, "--namespace", "k8s.io", "images", "remove", name]);
+    let exit = machine.run(command).await?;
+    let text = String::from_utf8_lossy(&exit.stderr);
+    if !exit.success() && !text.contains("not found") {
+        bail!("ctr images remove: {}, {name}", text.trim());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +141,7 @@ mod tests {
             Made::Unit { name: "kubelet.service".to_owned() },
             Made::Sysctl { name: "net.ipv4.ip_forward".to_owned(), before: "0".to_owned() },
             Made::Link { name: "cni0".to_owned() },
+            Made::Image { name: "pause:3".to_owned(), ctr: "/usr/bin/ctr".to_owned(), address: "/run/c.sock".to_owned() },
             Made::Nothing,
         ];
         for _ in 0..2 {

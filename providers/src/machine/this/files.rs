@@ -74,6 +74,28 @@ pub(super) fn copy(from: &str, to: &str, mode: u32) -> anyhow::Result<()> {
     .with_context(|| format!("copying {from} to {to}"))
 }
 
+pub(super) fn share(from: &str, to: &str, mode: u32) -> anyhow::Result<()> {
+    let beside = beside(to);
+    let linked = (|| {
+        if fs::metadata(from)?.mode() & 0o7777 != mode {
+            return Ok(false);
+        }
+        there(fs::remove_file(&beside))?;
+        match fs::hard_link(from, &beside) {
+            Ok(()) => {}
+            // Another file system, one without hard links, or one that has no more of them for this file.
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::StorageFull) => return Err(e),
+            Err(_) => return Ok(false),
+        }
+        fs::rename(&beside, to)?;
+        // A link to the file that is there already leaves both names.
+        there(fs::remove_file(&beside))?;
+        sync_dir_of(to).map(|()| true)
+    })()
+    .with_context(|| format!("linking {from} to {to}"))?;
+    if linked { Ok(()) } else { copy(from, to, mode) }
+}
+
 /// Lets `fill` write a file beside `path`, then puts it in its place, all of it synced.
 fn replace(path: &str, mode: u32, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let beside = beside(path);

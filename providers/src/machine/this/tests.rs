@@ -117,3 +117,20 @@ async fn probes_answer_none_where_nothing_listens() {
     let answer = machine.probe(&format!("http://127.0.0.1:{port}/healthz")).await.unwrap();
     assert_eq!(answer, Some((503, "wait".to_owned())));
 }
+
+#[test]
+fn a_shared_file_is_one_file_where_that_is_possible() {
+    use std::os::unix::fs::MetadataExt;
+    let (_keep, dir, machine) = place();
+    let (a, b) = (format!("{dir}/a"), format!("{dir}/b"));
+    machine.write(&a, b"one", 0o755).unwrap();
+    machine.write(&b, b"other", 0o644).unwrap();
+    for _ in 0..2 {
+        machine.share(&a, &b, 0o755).unwrap();
+        assert_eq!(std::fs::metadata(&a).unwrap().ino(), std::fs::metadata(&b).unwrap().ino());
+    }
+    machine.share(&a, &b, 0o700).unwrap();
+    assert_eq!((std::fs::metadata(&a).unwrap().mode() & 0o777, std::fs::metadata(&b).unwrap().mode() & 0o777), (0o755, 0o700));
+    assert_eq!(machine.list(&dir).unwrap().unwrap(), ["a", "b"], "no temporary file stays");
+    assert!(machine.share(&format!("{dir}/no"), &b, 0o755).is_err());
+}
