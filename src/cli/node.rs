@@ -1,0 +1,180 @@
+//! What the commands that change this machine share: looking at it, its preflight, running a plan on it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kprov_providers::machine::This;
+use kprov_providers::{Machine, Status};
+use serde_json::Value;
+
+use super::act::{self, Act, End};
+use super::error::{Failure, Kind, Result};
+use crate::bundle::locate::{self, Found, Search};
+use crate::engine::{self, Change, Engine, Outcome};
+use crate::facts::{self, Facts};
+use crate::journal::{self, Journal, JournalError, Record};
+use crate::plan::Plan;
+use crate::preflight::{self, Finding};
+
+/// This machine, looked at.
+pub(super) struct Node {
+    /// The way to its files, units and processes.
+    pub machine: Arc<dyn Machine>,
+    /// What kprov did here before.
+    pub record: Record,
+    /// What the machine is.
+    pub facts: Facts,
+}
+
+impl Node {
+    /// Looks, touching nothing. `socket` is the CRI socket that the user chose; with `measure` a synced write is timed.
+    ///
+    /// # Errors
+    /// When files of the machine or the journal cannot be read.
+    pub(super) async fn look(socket: Option<&str>, measure: bool) -> Result<Self> {
+        let machine: Arc<dyn Machine> = Arc::new(This::new());
+        let record = Journal::read(journal::DEFAULT).map_err(Failure::user)?;
+        let ours = |path: &str| record.made_path(path);
+        let answers = facts::Answers::ask(measure);
+        let facts = facts::gather(machine.as_ref(), answers, &ours, socket).await.map_err(Failure::user)?;
+        Ok(Self { machine, record, facts })
+    }
+}
+
+/// The bundle: named, beside the binary, or in the cache.
+///
+/// # Errors
+/// When there is none, or the named one is none for this machine.
+pub(super) fn bundle(file: Option<PathBuf>, version: Option<String>) -> Result<Found> {
+    let variable = |name| std::env::var_os(name);
+    let search = Search {
+        file,
+        beside: std::env::current_exe().ok().and_then(|exe| exe.parent().map(PathBuf::from)),
+        cache: locate::cache_dir(variable("XDG_CACHE_HOME").as_deref(), variable("HOME").as_deref()),
+        arch: facts::arch(std::env::consts::ARCH).to_owned(),
+        version,
+    };
+    locate::locate(&search).map_err(Failure::user)
+}
+
+/// Tells what preflight found; errors that were not ignored stop the command, all at once.
+///
+/// # Errors
+/// [`Kind::User`] with every error and what mends it.
+pub(super) fn preflight(act: &Act, findings: Vec<Finding>, ignored: &[String]) -> Result {
+    let findings = preflight::ignore(findings, ignored);
+    for finding in findings.iter().filter(|finding| finding.severity == preflight::Severity::Warning) {
+        act.events.warn(text(finding));
+    }
+    let errors: Vec<String> = preflight::errors(&findings).into_iter().map(text).collect();
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::user(anyhow::anyhow!("preflight found {}:\n{}", count(errors.len(), "problem"), errors.join("\n")))
+        .hint("mend them, or pass over some with --ignore-preflight-errors=NAME,NAME"))
+}
+
+fn text(finding: &Finding) -> String {
+    let mend = finding.hint.as_ref().map(|hint| format!("\n      mend with: {hint}")).unwrap_or_default();
+    format!("[{}] {}{mend}", finding.name, finding.message)
+}
+
+/// `1 problem`, `2 problems`.
+pub(super) fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+/// Shows what a plan would change: one line a step that is not as wanted, with its diff. Nothing is changed.
+///
+/// # Errors
+/// When a step cannot be looked at, or something that is not ours is in the way.
+pub(super) async fn dry_run(act: &Act, plan: &Plan, record: &Record, detailed: bool) -> Result<End> {
+    let changes = engine::preview(plan, record.all_outputs(), &act.events).await.map_err(Failure::internal)?;
+    let wanted: Vec<&Change> = changes.iter().filter(|change| change.changes()).collect();
+    let mut text = String::new();
+    for change in &wanted {
+        text.push_str(&line(change));
+    }
+    let blocked: Vec<String> = changes.iter().filter_map(blocked).collect();
+    if !blocked.is_empty() {
+        return Err(Failure::user(anyhow::anyhow!("{}", blocked.join("\n"))));
+    }
+    text.push_str(&match wanted.len() {
+        0 => "nothing to do\n".to_owned(),
+        n => format!("{} to make; nothing was changed (--dry-run)\n", count(n, "change")),
+    });
+    let list: Vec<Value> = wanted
+        .iter()
+        .map(|c| serde_json::json!({"key": c.key.as_str(), "phase": c.phase, "describe": c.describe, "state": word(c)}))
+        .collect();
+    let code = if detailed && !wanted.is_empty() { 10 } else { 0 };
+    Ok(End { code, ..End::said(text).field("changes", list) })
+}
+
+fn word(change: &Change) -> &'static str {
+    if matches!(change.status, Ok(Status::Missing)) { "missing" } else { "differs" }
+}
+
+fn line(change: &Change) -> String {
+    let sign = if matches!(change.status, Ok(Status::Missing)) { '+' } else { '~' };
+    let mut text = format!("{sign} [{}] {}\n", change.phase, change.describe);
+    if let Ok(Status::Differs(how)) = &change.status {
+        how.lines().for_each(|line| text.push_str(&format!("    {line}\n")));
+    }
+    text
+}
+
+fn blocked(change: &Change) -> Option<String> {
+    match &change.status {
+        Ok(Status::Foreign(what)) => Some(format!("{}: {what}", change.describe)),
+        Err(error) => Some(format!("{}: {error:#}", change.describe)),
+        _ => None,
+    }
+}
+
+/// Opens this machine's journal for writing.
+///
+/// # Errors
+/// When another kprov works here, or the file cannot be written.
+pub(super) fn journal() -> Result<Arc<Journal>> {
+    let opened = Journal::open(journal::DEFAULT);
+    opened.map(Arc::new).map_err(|error| match error {
+        JournalError::Busy { .. } => Failure::user(error).hint("wait until it is done, then run this again"),
+        error => Failure::user(error),
+    })
+}
+
+/// Runs a plan on this machine and writes the command's end into the journal.
+///
+/// # Errors
+/// All failures of steps together.
+pub(super) async fn run(act: &Act, command: &str, plan: &Plan, journal: &Arc<Journal>, again: &str) -> Result<Outcome> {
+    let engine = Engine::new(act.events.clone(), act.stop.clone());
+    let outcome = engine.run(command, plan, journal).await.map_err(Failure::internal)?;
+    journal.end(outcome.ok() && !outcome.interrupted).map_err(Failure::user)?;
+    act::outcome(&outcome, again, "kprov reset")?;
+    Ok(outcome)
+}
+
+/// On a machine where this command came to its end before: looks whether all is still as wanted, and changes nothing.
+///
+/// # Errors
+/// [`Kind::User`] when something differs: a finished machine is changed by `reset` only.
+pub(super) async fn still_as_wanted(act: &Act, command: &str, plan: &Plan, record: &Record) -> Result {
+    let changes = engine::preview(plan, record.all_outputs(), &act.events).await.map_err(Failure::internal)?;
+    let unlike: Vec<String> = changes
+        .iter()
+        .filter(|change| change.changes())
+        .map(line)
+        .chain(changes.iter().filter_map(blocked))
+        .collect();
+    if unlike.is_empty() {
+        return Ok(());
+    }
+    Err(Failure {
+        kind: Kind::User,
+        error: anyhow::anyhow!("kprov {command} was finished on this machine before, and something is not as it would make it now:\n{}", unlike.concat()),
+        hints: Vec::new(),
+    }
+    .hint("nothing was changed; to start over: kprov reset"))
+}
