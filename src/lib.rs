@@ -18,5 +18,6 @@ pub mod journal;
 pub mod phases;
 pub mod plan;
 pub mod preflight;
+pub mod ready;
 pub mod render;
 pub mod yaml;

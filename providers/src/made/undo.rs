@@ -141,7 +141,11 @@ mod tests {
             Made::Unit { name: "kubelet.service".to_owned() },
             Made::Sysctl { name: "net.ipv4.ip_forward".to_owned(), before: "0".to_owned() },
             Made::Link { name: "cni0".to_owned() },
-            Made::Image { name: "pause:3".to_owned(), ctr: "/usr/bin/ctr".to_owned(), address: "/run/c.sock".to_owned() },
+            Made::Image {
+                name: "pause:3".to_owned(),
+                ctr: "/usr/bin/ctr".to_owned(),
+                address: "/run/c.sock".to_owned(),
+            },
             Made::Nothing,
         ];
         for _ in 0..2 {

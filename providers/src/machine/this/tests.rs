@@ -130,7 +130,10 @@ fn a_shared_file_is_one_file_where_that_is_possible() {
         assert_eq!(std::fs::metadata(&a).unwrap().ino(), std::fs::metadata(&b).unwrap().ino());
     }
     machine.share(&a, &b, 0o700).unwrap();
-    assert_eq!((std::fs::metadata(&a).unwrap().mode() & 0o777, std::fs::metadata(&b).unwrap().mode() & 0o777), (0o755, 0o700));
+    assert_eq!(
+        (std::fs::metadata(&a).unwrap().mode() & 0o777, std::fs::metadata(&b).unwrap().mode() & 0o777),
+        (0o755, 0o700)
+    );
     assert_eq!(machine.list(&dir).unwrap().unwrap(), ["a", "b"], "no temporary file stays");
     assert!(machine.share(&format!("{dir}/no"), &b, 0o755).is_err());
 }

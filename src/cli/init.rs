@@ -1,0 +1,140 @@
+//! `kprov init`: a first control plane on this machine.
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use super::act::{self, Act, End};
+use super::error::{Failure, Kind, Result};
+use super::node::{self, Node};
+use super::{Shell, ready};
+use crate::cluster::flags::{CniChoice, InitFlags, WaitFor};
+use crate::cluster::{self, Cluster, Problems};
+use crate::phases;
+use crate::preflight::{self, Look};
+use crate::token;
+
+/// Where the administrator's kubeconfig is.
+pub(super) const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
+
+/// Make this machine the first control plane of a cluster
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  kprov init
+  kprov init --single-node --wait pods
+  kprov init --control-plane-endpoint api.example.org --pod-network-cidr 10.32.0.0/16
+  kprov init --config cluster.yaml --dry-run")]
+pub(super) struct Args {
+    #[command(flatten)]
+    flags: InitFlags,
+
+    /// With --dry-run: exit with 10 where there are changes to make
+    #[arg(long, requires = "dry_run", help_heading = "kprov's own")]
+    detailed_exitcode: bool,
+}
+
+/// Runs the command; its exit code.
+pub(super) fn run(args: Args, shell: &Shell) -> Result<u8> {
+    act::act(shell, async |act| init(args, act).await)
+}
+
+async fn init(args: Args, act: Act) -> Result<End> {
+    let flags = args.flags;
+    let config = flags.config.as_deref().map(read_config).transpose()?;
+    let config = config.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
+    let cni = match &flags.cni {
+        Some(CniChoice::File(path)) => Some(read(path)?),
+        _ => None,
+    };
+    let look = Node::look(flags.cri_socket.as_deref(), !flags.dry_run).await?;
+    let wanted = cluster::wanted_version(flags.kubernetes_version.as_deref(), config);
+    let bundle = node::bundle(flags.bundle.clone(), wanted)?;
+    let cluster =
+        cluster::load_init(&flags, config, cni.as_deref(), &look.facts, &bundle.manifest).map_err(problems)?;
+    cluster.warnings.0.iter().for_each(|problem| act.events.warn(problem.to_string()));
+
+    let ours = |path: &str| look.record.made_path(path);
+    let machine = look.machine.clone();
+    let (facts, now) = (&look.facts, SystemTime::now());
+    let scene = Look { machine: machine.as_ref(), facts, ours: &ours, bundle: Some(&bundle.manifest), now };
+    let findings = preflight::init(&scene, &cluster).await.map_err(Failure::user)?;
+    node::preflight(&act, findings, &ignored(&cluster))?;
+    crate::facts::detected(facts).into_iter().chain(cluster.notes.iter().cloned()).for_each(|n| act.events.note(n));
+
+    let plan = phases::init(&cluster, facts, &bundle, &machine).map_err(Failure::internal)?;
+    if cluster.init.dry_run == Some(true) {
+        return node::dry_run(&act, &plan, &look.record, args.detailed_exitcode).await;
+    }
+    let journal = node::journal()?;
+    let record = journal.record();
+    if record.finished("join") {
+        return Err(Failure::user(anyhow::anyhow!("this machine has joined a cluster as a worker")).hint("kprov reset"));
+    }
+    let finished = record.finished("init");
+    if finished {
+        node::still_as_wanted(&act, "init", &plan, &record).await?;
+    } else {
+        node::run(&act, "init", &plan, &journal, "kprov init with the same flags").await?;
+    }
+    let name = cluster.init.node_registration.as_ref().and_then(|node| node.name.clone()).unwrap_or_default();
+    match flags.wait.unwrap_or(WaitFor::Api) {
+        WaitFor::Api => {}
+        WaitFor::Node => ready::node(&machine, ADMIN_CONF, &name).await?,
+        WaitFor::Pods => ready::pods(&machine, ADMIN_CONF).await?,
+    }
+    let join = if flags.skip_token_print { None } else { join_line(&machine).await? };
+    Ok(end(&name, join, finished))
+}
+
+/// The line for other machines, with a token that still lives; none where there is no such token any more.
+async fn join_line(machine: &std::sync::Arc<dyn kprov_providers::Machine>) -> Result<Option<String>> {
+    token::join_line(machine, ADMIN_CONF).await.map_err(|error| {
+        let kind = act::kind_of(&error);
+        Failure { kind, error, hints: vec!["kprov token create --print-join-command".into()] }
+    })
+}
+
+fn end(name: &str, join: Option<String>, finished: bool) -> End {
+    let mut text = String::from(if finished {
+        "nothing to do: this machine is a finished control plane\n"
+    } else {
+        "\nYour Kubernetes control-plane has initialized successfully!\n"
+    });
+    text.push_str(&format!("\nTo use the cluster:\n\n  export KUBECONFIG={ADMIN_CONF}\n  kubectl get nodes\n"));
+    text.push_str("\nTo add a worker, bring kprov and the bundle onto it and run there as root:\n\n");
+    text.push_str(&match &join {
+        Some(line) => format!("  {line}\n"),
+        None => "  the line that this prints: kprov token create --print-join-command\n".to_owned(),
+    });
+    let end = End::said(text).field("kubeconfig", ADMIN_CONF).field("node", name).field("changed", !finished);
+    match join {
+        Some(line) => end.field("join", line),
+        None => end,
+    }
+}
+
+fn ignored(cluster: &Cluster) -> Vec<String> {
+    cluster.init.node_registration.as_ref().and_then(|n| n.ignore_preflight_errors.clone()).unwrap_or_default()
+}
+
+/// All problems of the input as one failure.
+pub(super) fn problems(problems: Problems) -> Failure {
+    let kind = if problems.is_usage() { Kind::Usage } else { Kind::User };
+    let all: Vec<String> = problems.0.iter().map(ToString::to_string).collect();
+    Failure { kind, error: anyhow::anyhow!("{}", all.join("\n")), hints: Vec::new() }
+}
+
+/// A configuration's name for messages and its text; `-` is stdin.
+pub(super) fn read_config(path: &Path) -> Result<(String, String)> {
+    if path == Path::new("-") {
+        let text = std::io::read_to_string(std::io::stdin()).map_err(|error| {
+            Failure::user(anyhow::Error::new(error).context("reading the configuration from stdin"))
+        })?;
+        return Ok(("stdin".into(), text));
+    }
+    Ok((path.display().to_string(), read(path)?))
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Failure::user(anyhow::Error::new(error).context(format!("reading {}", path.display()))))
+}
