@@ -6,6 +6,7 @@ pub mod error;
 pub mod output;
 
 mod act;
+mod bundle;
 mod completion;
 mod version;
 
@@ -41,6 +42,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Bundle(bundle::Args),
     Version(version::Args),
     Completion(completion::Args),
 }
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
 /// Runs the command; its exit code.
 fn dispatch(command: Command, shell: &Shell) -> Result<u8> {
     match command {
+        Command::Bundle(args) => bundle::run(args, shell),
         Command::Version(args) => version::run(&args, shell).map(|()| 0),
         Command::Completion(args) => completion::run(&args).map(|()| 0),
     }

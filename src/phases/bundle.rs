@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use kprov_providers::steps::{Label, MakeDir, UnitStep, WriteFile};
+use kprov_providers::steps::{Grows, Label, UnitStep, WriteFile};
 use kprov_providers::{Key, Machine};
 use serde_json::json;
 
@@ -24,6 +24,9 @@ pub const SOCKET: &str = "/run/containerd/containerd.sock";
 
 /// Our containerd's configuration.
 pub const CONFIG: &str = "/etc/containerd/config.toml";
+
+/// What containerd and CNI plugins make and fill. The journal knows it before containerd starts.
+const GROWS: [&str; 4] = ["/var/lib/containerd", "/run/containerd", "/etc/cni", "/var/lib/cni"];
 
 const UNIT: &str = "/etc/systemd/system/containerd.service";
 const RUNTIME: [&str; 4] = ["containerd", "containerd-shim-runc-v2", "ctr", "runc"];
@@ -139,7 +142,7 @@ fn label<'a>(key: &Key, needs: impl IntoIterator<Item = &'a Key>) -> Label {
     Label::new(key.clone(), PHASE).needs(needs.into_iter().cloned())
 }
 
-/// Our own containerd: configuration, unit, the directories that will be its own, and its start.
+/// Our own containerd: configuration, unit, and its start.
 fn containerd(
     plan: &mut Plan,
     manifest: &Manifest,
@@ -155,24 +158,12 @@ fn containerd(
     let values = json!({"lower_oom_score": lower});
     let text = render::text("containerd.service", include_str!("../../templates/containerd.service"), &values)?;
     plan.add(WriteFile::new(label(&unit, [files]), machine.clone(), UNIT, text).foreign_unless(ours));
-    let mut needs = vec![files.clone(), config, unit];
-    // Made before it starts, so that the journal knows them: what grows in them goes when they are taken back.
-    for (path, mode) in
-        [("/var/lib/containerd", 0o711), ("/run/containerd", 0o711), ("/etc/cni/net.d", 0o755), ("/var/lib/cni", 0o755)]
-    {
-        let key = Key::new(format!("containerd{path}"));
-        plan.add(MakeDir::new(label(&key, [files]), machine.clone(), path).mode(mode).tree());
-        needs.push(key);
-    }
-    let mut step = UnitStep::new(label(&start, &needs), machine.clone(), "containerd.service").restart_on([
-        CONFIG,
-        UNIT,
-        "/usr/local/bin/containerd",
-    ]);
+    let mut step = UnitStep::new(label(&start, [files, &config, &unit]), machine.clone(), "containerd.service")
+        .restart_on([CONFIG, UNIT, "/usr/local/bin/containerd"]);
     if at_boot == AtBoot::NotEnabled {
         step = step.not_enabled();
     }
-    plan.add(step);
+    plan.add(Grows::new(step, machine.clone()).trees(GROWS));
     Ok(start)
 }
 

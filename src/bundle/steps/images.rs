@@ -112,9 +112,12 @@ impl Step for ImportImages {
                 Some(_) => foreign.push(format!("ctr -n k8s.io images remove {}", image.name)),
             }
         }
-        if !foreign.is_empty() {
+        // In somebody else's containerd, what is there under these names is used. To bring only some would need an
+        // archive of only those, for a case that a line of text settles.
+        if !foreign.is_empty() && missing {
             return Ok(Status::Foreign(format!(
-                "containerd has other images under names of the bundle's; remove them first:\n{}",
+                "containerd has some of the bundle's images, others under these names, and lacks the rest; remove them \
+                 first, or pull the rest:\n{}",
                 foreign.join("\n")
             )));
         }

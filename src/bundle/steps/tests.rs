@@ -45,6 +45,8 @@ fn with_containerd(machine: &FakeMachine, found: &Found, socket: &'static str) {
     });
     machine.on_unit(move |machine, name, verb| {
         if name == "containerd.service" && matches!(verb, UnitVerb::Start | UnitVerb::Restart) {
+            machine.make_dir("/var/lib/containerd", 0o711)?;
+            machine.make_dir("/run/containerd", 0o711)?;
             machine.write(socket, b"", 0o600)?;
         }
         Ok(())
@@ -244,16 +246,21 @@ async fn another_machine_s_containerd_is_used_and_given_back() {
 }
 
 #[tokio::test]
-async fn an_image_of_another_content_in_another_s_containerd_is_not_replaced() {
+async fn images_of_another_s_containerd_are_used_but_not_replaced() {
     let run = Run::new();
     let found = found(run.dir.path(), b"one");
     with_containerd(&run.machine, &found, SOCKET);
     run.machine.put("/run/theirs.sock", "");
-    run.machine.put(STORE, format!("registry.k8s.io/pause:3.10.1 type sha256:{} 1 MiB linux/amd64 -", "0".repeat(64)));
+    let row = |name: &str| format!("{name} type sha256:{} 1 MiB linux/amd64 -\n", "0".repeat(64));
+    run.machine.put(STORE, row("registry.k8s.io/pause:3.10.1"));
     let theirs =
         Runtime { name: "containerd".into(), version: "2.1.4".into(), socket: "unix:///run/theirs.sock".into() };
-    let error = run.run(&found, &crate::facts::Facts { runtime: Some(theirs), ..facts() }).await.unwrap_err();
+    let facts = crate::facts::Facts { runtime: Some(theirs), ..facts() };
+    let error = run.run(&found, &facts).await.unwrap_err();
     assert!(error.contains("ctr -n k8s.io images remove registry.k8s.io/pause:3.10.1"), "{error}");
+    run.machine.put(STORE, row("registry.k8s.io/pause:3.10.1") + &row("registry.k8s.io/etcd:3.6.8-0"));
+    let (made, ready) = run.run(&found, &facts).await.unwrap();
+    assert!(made.is_empty() && ready.contains(&"bundle/images".to_owned()), "{made:?} {ready:?}");
 }
 
 #[tokio::test]
