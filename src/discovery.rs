@@ -3,11 +3,15 @@
 //! 1. cluster-info is read without verifying anybody; the token's holder has signed it, and a CA in it is pinned.
 //! 2. It is read again from a server that this CA vouches for; both must be the same bytes.
 //!
+//! [`meet`] is the door for a joining node: it also reads what the cluster has for it.
+//!
 //! What cannot change by waiting (a refused pin, a wrong secret) ends at once; what may (nobody answers, no signature yet)
 //! is said at once and tried again for as long as it makes sense: [`Patience`].
 
 mod get;
 mod info;
+mod meet;
+mod own;
 mod trouble;
 
 use std::time::{Duration, Instant};
@@ -21,6 +25,8 @@ use self::get::{Answer, Silence, Untrusted};
 pub(crate) use self::get::{Api, Trust, Who};
 use self::info::ClusterInfo;
 pub use self::info::Place;
+pub use self::meet::{Met, meet};
+pub(crate) use self::own::{KUBELET_CONF, own};
 pub use self::trouble::Trouble;
 
 const PATH: &str = "/api/v1/namespaces/kube-public/configmaps/cluster-info";

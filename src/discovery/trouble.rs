@@ -80,6 +80,32 @@ pub enum Trouble {
         /// In words.
         why: String,
     },
+    /// Somebody else has the name.
+    #[error("a Ready Node of this name is in the cluster already, and it is not this machine, {node}")]
+    NodeExists {
+        /// Node name.
+        node: String,
+    },
+    /// kubelet.conf is of another cluster.
+    #[error("this machine belongs to another cluster already, {server}")]
+    OtherCluster {
+        /// URL of that cluster.
+        server: String,
+    },
+    /// kubelet.conf is of another node.
+    #[error("this machine is in the cluster already as node {is}, not as {wanted}")]
+    OtherName {
+        /// Its name now.
+        is: String,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// Versions too far apart.
+    #[error("{why}")]
+    Skew {
+        /// In words.
+        why: String,
+    },
 }
 
 impl Trouble {
@@ -99,6 +125,14 @@ impl Trouble {
             Self::Clock { .. } => vec!["set the clock, for instance: timedatectl set-ntp true".into()],
             Self::NotReady { .. } => on("kubectl -n kube-public get configmap cluster-info -o yaml"),
             Self::Unreachable { endpoint, .. } => vec![format!("curl -k https://{endpoint}/livez")],
+            Self::NodeExists { node } => {
+                vec![
+                    "give it another name: --node-name NAME".into(),
+                    format!("or, if that machine is gone: kubectl delete node {node}"),
+                ]
+            }
+            Self::OtherCluster { .. } | Self::OtherName { .. } => vec!["kprov reset".into()],
+            Self::Skew { .. } => vec!["use a bundle of the cluster's version: --bundle FILE".into()],
             Self::Certificate(_) | Self::Changed { .. } | Self::BadClusterInfo { .. } => Vec::new(),
         }
     }

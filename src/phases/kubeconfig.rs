@@ -20,6 +20,8 @@ use crate::plan::Plan;
 
 mod existing;
 
+pub(crate) use self::existing::credentials;
+
 /// Phase name.
 pub const PHASE: &str = "kubeconfig";
 /// Where they are.

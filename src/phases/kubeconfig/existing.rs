@@ -45,10 +45,11 @@ pub(super) fn unfit(machine: &dyn Machine, text: &[u8], leaf: &Leaf, signer: &Si
     })
 }
 
-type Pair = (Option<Vec<u8>>, Option<Zeroizing<Vec<u8>>>);
+/// Certificate and key, PEM.
+pub(crate) type Pair = (Option<Vec<u8>>, Option<Zeroizing<Vec<u8>>>);
 
 /// Certificate and key, from the file itself or from where it points.
-fn credentials(machine: &dyn Machine, user: &User) -> Result<Result<Pair, Error>> {
+pub(crate) fn credentials(machine: &dyn Machine, user: &User) -> Result<Result<Pair, Error>> {
     let embedded = user.cert_pem().and_then(|cert| Ok((cert, user.key_pem()?)));
     Ok(match embedded {
         Err(e) => Err(e),
