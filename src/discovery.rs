@@ -261,4 +261,4 @@ impl<'a> Wait<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -15,6 +15,9 @@ use super::{Api, Patience, Place, Request, Silence, Trouble, Trust, Wait, Who, d
 use crate::cluster::Joining;
 use crate::cluster::version::{self, Version};
 
+/// Where there is this, there is a control plane.
+const API_SERVER: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
+
 /// The cluster that is joined.
 #[derive(Clone)]
 pub struct Met {
@@ -42,6 +45,9 @@ pub async fn meet(
     say: &(dyn Fn(String) + Sync),
 ) -> anyhow::Result<Met> {
     let asked = Asked::of(joining)?;
+    if machine.meta(API_SERVER)?.is_some() {
+        return Err(Trouble::ControlPlane.into());
+    }
     let own = own(machine.as_ref())?;
     if let Some(own) = &own {
         own.fits(&asked.node, &asked.request.pins)?;

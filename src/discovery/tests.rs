@@ -1,6 +1,7 @@
 //! Against a real TLS server in this process, with certificates and clocks made for each case.
 
-mod server;
+mod meeting;
+pub(crate) mod server;
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

@@ -100,6 +100,9 @@ pub enum Trouble {
         /// What was asked for.
         wanted: String,
     },
+    /// It is no bare machine.
+    #[error("this machine is a control plane already")]
+    ControlPlane,
     /// Versions too far apart.
     #[error("{why}")]
     Skew {
@@ -131,7 +134,7 @@ impl Trouble {
                     format!("or, if that machine is gone: kubectl delete node {node}"),
                 ]
             }
-            Self::OtherCluster { .. } | Self::OtherName { .. } => vec!["kprov reset".into()],
+            Self::OtherCluster { .. } | Self::OtherName { .. } | Self::ControlPlane => vec!["kprov reset".into()],
             Self::Skew { .. } => vec!["use a bundle of the cluster's version: --bundle FILE".into()],
             Self::Certificate(_) | Self::Changed { .. } | Self::BadClusterInfo { .. } => Vec::new(),
         }

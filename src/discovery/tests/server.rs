@@ -1,5 +1,6 @@
 //! A TLS server that says what a test wants, and the certificates it shows.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -9,6 +10,7 @@ use kprov_pki::kubeconfig::Kubeconfig;
 use kprov_pki::spec::{Authority, Leaf, San, Usage};
 use kprov_pki::token::Token;
 use kprov_pki::{Algorithm, Key, jws};
+use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
@@ -19,20 +21,20 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 /// A CA and a server certificate for 127.0.0.1.
-pub(super) struct Pki {
-    pub(super) ca: Cert,
+pub(crate) struct Pki {
+    pub(crate) ca: Cert,
     ca_key: Key,
     leaf: String,
     key: Key,
 }
 
 impl Pki {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::at(OffsetDateTime::now_utc())
     }
 
     /// Made at some other time.
-    pub(super) fn at(now: OffsetDateTime) -> Self {
+    pub(crate) fn at(now: OffsetDateTime) -> Self {
         let ca_key = Key::generate(Algorithm::EcdsaP256).unwrap();
         let pem =
             issue::authority("kubernetes", &ca_key, Validity { now, length: time::Duration::days(3650) }).unwrap();
@@ -43,7 +45,7 @@ impl Pki {
     }
 
     /// Another server certificate.
-    pub(super) fn leaf_at(&mut self, now: OffsetDateTime, length: time::Duration) {
+    pub(crate) fn leaf_at(&mut self, now: OffsetDateTime, length: time::Duration) {
         let leaf = Leaf {
             path: "",
             signer: Authority::Cluster,
@@ -55,14 +57,36 @@ impl Pki {
         self.leaf = issue::leaf(&leaf, &self.key, &self.ca, &self.ca_key, Validity { now, length }).unwrap();
     }
 
+    /// A client certificate and its key, PEM.
+    pub(crate) fn client(&self, name: &str, group: &str) -> String {
+        let leaf = Leaf {
+            path: "",
+            signer: Authority::Cluster,
+            common_name: name.into(),
+            organization: Some(group.into()),
+            usage: Usage::Client,
+            sans: Vec::new(),
+        };
+        let key = Key::generate(Algorithm::EcdsaP256).unwrap();
+        let validity = Validity { now: OffsetDateTime::now_utc(), length: time::Duration::days(365) };
+        let cert = issue::leaf(&leaf, &key, &self.ca, &self.ca_key, validity).unwrap();
+        format!("{cert}{}", key.to_pem().unwrap().as_str())
+    }
+
     fn acceptor(&self) -> TlsAcceptor {
         let chain = CertificateDer::pem_slice_iter(self.leaf.as_bytes()).map(Result::unwrap).collect();
         let key = PrivateKeyDer::from_pem_slice(self.key.to_pem().unwrap().as_bytes()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from(self.ca.der().to_vec())).unwrap();
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+            .allow_unauthenticated()
+            .build()
+            .unwrap();
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_no_client_auth()
+            .with_client_cert_verifier(clients)
             .with_single_cert(chain, key)
             .unwrap();
         TlsAcceptor::from(Arc::new(config))
@@ -70,8 +94,13 @@ impl Pki {
 }
 
 /// ConfigMap cluster-info, made just now, signed for a token or for none.
-pub(super) fn cluster_info(pki: &Pki, token: Option<&Token>) -> String {
-    let config = Kubeconfig::cluster_info("https://api.example.org:6443", pki.ca.to_pem().as_bytes());
+pub(crate) fn cluster_info(pki: &Pki, token: Option<&Token>) -> String {
+    cluster_info_of("https://api.example.org:6443", pki, token)
+}
+
+/// The same, naming another server.
+pub(crate) fn cluster_info_of(server: &str, pki: &Pki, token: Option<&Token>) -> String {
+    let config = Kubeconfig::cluster_info(server, pki.ca.to_pem().as_bytes());
     let text = crate::yaml::to_string(&config).unwrap();
     let mut map = json!({"kind": "ConfigMap", "metadata": {"name": "cluster-info"}, "data": {"kubeconfig": text}});
     if let Some(token) = token {
@@ -81,26 +110,36 @@ pub(super) fn cluster_info(pki: &Pki, token: Option<&Token>) -> String {
 }
 
 type Handler = dyn Fn(usize) -> (u16, String) + Send + Sync;
+/// Is told who asks: `anonymous`, `bearer TOKEN`, or the name in the client's certificate.
+type Route = dyn Fn(&str) -> (u16, String) + Send + Sync;
 
 /// Answers the nth question with a status and a body.
-pub(super) struct Server {
+pub(crate) struct Server {
     port: u16,
     handler: Arc<Mutex<Arc<Handler>>>,
+    routes: Arc<Mutex<BTreeMap<String, Arc<Route>>>>,
     asked: Arc<AtomicUsize>,
     clock: Arc<Mutex<Option<OffsetDateTime>>>,
 }
 
+const CLUSTER_INFO: &str = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| line.split_once(": ").filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v))
+}
+
 impl Server {
-    pub(super) async fn start(pki: &Pki, answer: impl Fn(usize) -> (u16, String) + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(pki: &Pki, answer: impl Fn(usize) -> (u16, String) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let server = Self {
             port: listener.local_addr().unwrap().port(),
             handler: Arc::new(Mutex::new(Arc::new(answer))),
+            routes: Arc::default(),
             asked: Arc::default(),
             clock: Arc::default(),
         };
         let (acceptor, handler) = (pki.acceptor(), server.handler.clone());
-        let (asked, clock) = (server.asked.clone(), server.clock.clone());
+        let (asked, clock, routes) = (server.asked.clone(), server.clock.clone(), server.routes.clone());
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 // A client that does not trust us hangs up here.
@@ -112,11 +151,21 @@ impl Server {
                         Err(_) => break,
                     }
                 }
-                if !head.starts_with(b"GET /api/v1/namespaces/kube-public/configmaps/cluster-info HTTP/1.1\r\n") {
-                    continue;
-                }
+                let head = String::from_utf8(head).unwrap();
+                let Some(path) = head.split(' ').nth(1) else { continue };
+                let cert = tls.get_ref().1.peer_certificates().map(|all| Cert::from_der(&all[0]).unwrap());
+                let who = match (cert, header(&head, "authorization")) {
+                    (Some(cert), _) => cert.common_name().to_owned(),
+                    (None, Some(value)) => value.replace("Bearer", "bearer"),
+                    (None, None) => "anonymous".into(),
+                };
+                let route = routes.lock().unwrap().get(path).cloned();
                 let handler = handler.lock().unwrap().clone();
-                let (status, body) = handler(asked.fetch_add(1, Ordering::SeqCst));
+                let (status, body) = match route {
+                    Some(route) => route(&who),
+                    None if path == CLUSTER_INFO => handler(asked.fetch_add(1, Ordering::SeqCst)),
+                    None => (404, r#"{"kind":"Status"}"#.into()),
+                };
                 let date = clock.lock().unwrap().unwrap_or_else(OffsetDateTime::now_utc).format(&Rfc2822).unwrap();
                 // As Go writes it.
                 let date = date.replace("+0000", "GMT");
@@ -131,26 +180,31 @@ impl Server {
         server
     }
 
-    pub(super) fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    pub(super) fn answer(&self, answer: impl Fn(usize) -> (u16, String) + Send + Sync + 'static) {
+    pub(crate) fn answer(&self, answer: impl Fn(usize) -> (u16, String) + Send + Sync + 'static) {
         *self.handler.lock().unwrap() = Arc::new(answer);
     }
 
+    /// Answers another path.
+    pub(crate) fn on(&self, path: &str, answer: impl Fn(&str) -> (u16, String) + Send + Sync + 'static) {
+        self.routes.lock().unwrap().insert(path.to_owned(), Arc::new(answer));
+    }
+
     /// Lets the server's clock stand at some time.
-    pub(super) fn clock(&self, at: OffsetDateTime) {
+    pub(crate) fn clock(&self, at: OffsetDateTime) {
         *self.clock.lock().unwrap() = Some(at);
     }
 
-    pub(super) fn asked(&self) -> usize {
+    pub(crate) fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
 }
 
 /// Something that speaks no TLS.
-pub(super) async fn plain() -> String {
+pub(crate) async fn plain() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = listener.local_addr().unwrap().to_string();
     tokio::spawn(async move {
@@ -162,7 +216,7 @@ pub(super) async fn plain() -> String {
 }
 
 /// Something that takes connections and never says a word.
-pub(super) async fn silent() -> String {
+pub(crate) async fn silent() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = listener.local_addr().unwrap().to_string();
     tokio::spawn(async move {
