@@ -3,4 +3,7 @@
 pub mod bundle;
 pub mod certs;
 pub mod host;
+pub mod control_plane;
+pub mod etcd;
 pub mod kubeconfig;
+pub mod static_pod;

@@ -1,0 +1,143 @@
+//! Phase `etcd`: the member on this machine as a static pod.
+
+use std::net::IpAddr;
+
+use anyhow::Result;
+
+use super::certs::Settings;
+use super::static_pod::{
+    self, Component, Endpoint, arguments, environment, image, mount, mounts, probe_host, user_arg,
+};
+use crate::bundle::Manifest;
+use crate::cluster::Cluster;
+use crate::cluster::kubeadm::{Arg, LocalEtcd};
+
+/// Client port.
+const CLIENT: u16 = 2379;
+/// Port among members.
+const PEER: u16 = 2380;
+/// Port of health and metrics.
+const METRICS: u16 = 2381;
+/// Where other tools read how to reach this member.
+const ANNOTATION: &str = "kubeadm.kubernetes.io/etcd.advertise-client-urls";
+
+fn local(cluster: &Cluster) -> LocalEtcd {
+    cluster.config.etcd.as_ref().and_then(|etcd| etcd.local.clone()).unwrap_or_default()
+}
+
+/// Where its data is.
+pub(crate) fn data_dir(cluster: &Cluster) -> String {
+    local(cluster).data_dir.unwrap_or_else(|| "/var/lib/etcd".into())
+}
+
+fn url(scheme: &str, host: IpAddr, port: u16) -> String {
+    match host {
+        IpAddr::V4(v4) => format!("{scheme}://{v4}:{port}"),
+        IpAddr::V6(v6) => format!("{scheme}://[{v6}]:{port}"),
+    }
+}
+
+fn localhost(advertise: IpAddr) -> IpAddr {
+    match advertise {
+        IpAddr::V4(_) => IpAddr::from([127, 0, 0, 1]),
+        IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
+/// Where the API server of this machine reaches etcd.
+pub(crate) fn servers(cluster: &Cluster, advertise: IpAddr) -> String {
+    if let Some(external) = cluster.config.etcd.as_ref().and_then(|etcd| etcd.external.as_ref()) {
+        return external.endpoints.clone().unwrap_or_default().join(",");
+    }
+    let own = url("https", localhost(advertise), CLIENT);
+    user_arg(local(cluster).extra_args.as_ref(), "advertise-client-urls").map_or(own, str::to_owned)
+}
+
+/// Where its health is asked: the first of the user's listen-metrics-urls, else localhost.
+fn endpoint(args: Option<&Vec<Arg>>, advertise: IpAddr) -> Endpoint {
+    let own = Endpoint { https: false, host: localhost(advertise).to_string(), port: METRICS };
+    let Some(first) = user_arg(args, "listen-metrics-urls").and_then(|urls| urls.split(',').next()) else {
+        return own;
+    };
+    let Some((scheme, rest)) = first.split_once("://") else { return own };
+    let (host, port) = match rest.trim_end_matches('/').rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() => (host, port.parse().unwrap_or(METRICS)),
+        _ => (rest.trim_end_matches('/'), METRICS),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() {
+        return own;
+    }
+    Endpoint { https: scheme == "https", host: probe_host(host), port }
+}
+
+/// The member as a component.
+pub(crate) fn component(cluster: &Cluster, bundle: &Manifest) -> Result<Component> {
+    let settings = Settings::of(cluster)?;
+    let etcd = local(cluster);
+    let advertise = settings.names.advertise;
+    let data = data_dir(cluster);
+    let certs = format!("{}/etcd", settings.dir);
+    let client = url("https", advertise, CLIENT);
+    let peer = url("https", advertise, PEER);
+    let here = localhost(advertise);
+    let own = [
+        ("name", settings.names.node.clone()),
+        ("data-dir", data.clone()),
+        ("listen-client-urls", format!("{},{client}", url("https", here, CLIENT))),
+        ("advertise-client-urls", client.clone()),
+        ("listen-peer-urls", peer.clone()),
+        ("initial-advertise-peer-urls", peer.clone()),
+        ("initial-cluster", format!("{}={peer}", settings.names.node)),
+        ("cert-file", format!("{certs}/server.crt")),
+        ("key-file", format!("{certs}/server.key")),
+        ("trusted-ca-file", format!("{certs}/ca.crt")),
+        ("client-cert-auth", "true".into()),
+        ("peer-cert-file", format!("{certs}/peer.crt")),
+        ("peer-key-file", format!("{certs}/peer.key")),
+        ("peer-trusted-ca-file", format!("{certs}/ca.crt")),
+        ("peer-client-cert-auth", "true".into()),
+        ("listen-metrics-urls", url("http", here, METRICS)),
+        ("snapshot-count", "10000".into()),
+        ("feature-gates", "InitialCorruptCheck=true".into()),
+        ("watch-progress-notify-interval", "5s".into()),
+    ];
+    let repository = etcd.image_repository.as_deref().or(static_pod::own_repository(cluster));
+    Ok(Component {
+        name: "etcd",
+        image: image(bundle, "etcd", repository, etcd.image_tag.as_deref())?,
+        annotation: Some((ANNOTATION, client)),
+        args: arguments(&own, etcd.extra_args.as_ref()),
+        envs: environment(&[], etcd.extra_envs.as_ref()),
+        mounts: mounts(
+            vec![
+                mount("etcd-data", &data, "DirectoryOrCreate", false),
+                mount("etcd-certs", &certs, "DirectoryOrCreate", false),
+            ],
+            None,
+        ),
+        requests: vec![("cpu", "100m"), ("memory", "100Mi")],
+        probe: endpoint(etcd.extra_args.as_ref(), advertise),
+        paths: ("/livez", Some("/readyz"), "/readyz"),
+        startup: static_pod::health_timeout(cluster),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(urls: &str, expected: &str) {
+        let args = vec![Arg { name: "listen-metrics-urls".into(), value: urls.into() }];
+        assert_eq!(endpoint(Some(&args), [10, 0, 0, 1].into()).url(""), expected);
+    }
+
+    #[test]
+    fn health_is_asked_where_the_user_wants_it() {
+        check("http://0.0.0.0:2381", "http://127.0.0.1:2381");
+        check("https://10.1.1.1:9999,http://x:1", "https://10.1.1.1:9999");
+        check("http://[::1]:2381", "http://[::1]:2381");
+        check("http://10.1.1.1", "http://10.1.1.1:2381");
+        check("nonsense", "http://127.0.0.1:2381");
+    }
+}
