@@ -8,6 +8,7 @@ pub mod health;
 pub mod manifest;
 pub mod node;
 pub mod objects;
+pub mod token;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,28 +20,10 @@ use anyhow::Context;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use crate::{Key, Machine};
+use crate::Machine;
 
 /// The name under which the API server notes which fields are ours.
 pub const FIELD_MANAGER: &str = "kprov";
-
-/// What all steps have: name, phase, needs.
-#[derive(Debug, Clone)]
-pub struct Id {
-    /// [`Step::key`](crate::Step::key).
-    pub key: Key,
-    /// [`Step::phase`](crate::Step::phase).
-    pub phase: String,
-    /// [`Step::needs`](crate::Step::needs).
-    pub needs: Vec<Key>,
-}
-
-impl Id {
-    /// A name, a phase and what must be done before.
-    pub fn new<K: Into<Key>>(key: impl Into<Key>, phase: &str, needs: impl IntoIterator<Item = K>) -> Self {
-        Self { key: key.into(), phase: phase.to_owned(), needs: needs.into_iter().map(Into::into).collect() }
-    }
-}
 
 /// The API as one of several kubeconfigs on a machine opens it.
 pub struct Api {

@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::bail;
 use async_trait::async_trait;
 
+use super::Backoff;
 use super::diagnose::{Component, diagnose};
-use super::{Backoff, Id};
-use crate::{Key, Machine, Made, Outputs, Status, Step, Watch};
+use crate::steps::Label;
+use crate::{Machine, Made, Outputs, Status, Step, Watch};
 
 /// What counts as an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub enum Answer {
 /// Waits for a health URL of this machine.
 pub struct Health {
     /// Name, phase, needs.
-    pub id: Id,
+    pub label: Label,
     /// The machine on which the component runs.
     pub machine: Arc<dyn Machine>,
     /// Who is waited for; its logs are shown when the wait fails.
@@ -58,17 +59,7 @@ fn failed_checks(body: &str) -> String {
 
 #[async_trait]
 impl Step for Health {
-    fn key(&self) -> &Key {
-        &self.id.key
-    }
-
-    fn phase(&self) -> &str {
-        &self.id.phase
-    }
-
-    fn needs(&self) -> &[Key] {
-        &self.id.needs
-    }
+    crate::labelled!();
 
     fn describe(&self) -> String {
         let until = match self.answer {

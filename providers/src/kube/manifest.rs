@@ -11,13 +11,14 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::objects::{Object, judge, look, put, show};
-use super::{Api, Backoff, Id, Place, Trouble, trouble, words};
-use crate::{Key, Made, Outputs, Status, Step, Watch};
+use super::{Api, Backoff, Place, Trouble, trouble, words};
+use crate::steps::Label;
+use crate::{Made, Outputs, Status, Step, Watch};
 
 /// Applies the documents of a manifest, namespaces and definitions of kinds first.
 pub struct Manifest {
     /// Name, phase, needs.
-    pub id: Id,
+    pub label: Label,
     /// The API.
     pub api: Arc<Api>,
     /// Where it came from.
@@ -79,17 +80,7 @@ fn settle(object: &mut Value, place: &mut Place, scope: &Scope) {
 
 #[async_trait]
 impl Step for Manifest {
-    fn key(&self) -> &Key {
-        &self.id.key
-    }
-
-    fn phase(&self) -> &str {
-        &self.id.phase
-    }
-
-    fn needs(&self) -> &[Key] {
-        &self.id.needs
-    }
+    crate::labelled!();
 
     fn describe(&self) -> String {
         format!("apply {}", self.name)

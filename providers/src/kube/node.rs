@@ -10,13 +10,14 @@ use serde_json::{Value, json};
 
 use super::diagnose::{Component, diagnose};
 use super::objects::look;
-use super::{Api, Backoff, FIELD_MANAGER, Id, Place, Trouble, trouble, words};
-use crate::{Key, Machine, Made, Outputs, Status, Step, Watch};
+use super::{Api, Backoff, FIELD_MANAGER, Place, Trouble, trouble, words};
+use crate::steps::Label;
+use crate::{Machine, Made, Outputs, Status, Step, Watch};
 
 /// Labels and taints of one Node. Taints that are there already stay (contract A.8).
 pub struct Mark {
     /// Name, phase, needs.
-    pub id: Id,
+    pub label: Label,
     /// The API.
     pub api: Arc<Api>,
     /// The node's machine, asked why its kubelet does not register.
@@ -79,17 +80,7 @@ fn same(a: &Value, b: &Value) -> bool {
 
 #[async_trait]
 impl Step for Mark {
-    fn key(&self) -> &Key {
-        &self.id.key
-    }
-
-    fn phase(&self) -> &str {
-        &self.id.phase
-    }
-
-    fn needs(&self) -> &[Key] {
-        &self.id.needs
-    }
+    crate::labelled!();
 
     fn describe(&self) -> String {
         format!("mark node {} as a control plane", self.node)
@@ -163,7 +154,7 @@ mod tests {
     fn mark(taints: Vec<Value>) -> Mark {
         let machine: Arc<dyn Machine> = Arc::new(crate::machine::fake::FakeMachine::new());
         Mark {
-            id: Id::new("mark", "mark-control-plane", [] as [&str; 0]),
+            label: Label::new("mark", "mark-control-plane"),
             api: Arc::new(Api::new(machine.clone(), ["/etc/kubernetes/admin.conf"], None)),
             machine,
             node: "cp".into(),

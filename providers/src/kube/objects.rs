@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use serde_json::Value;
 
-use super::{Api, Backoff, FIELD_MANAGER, Id, Place, Trouble, compare, trouble, words};
-use crate::{Key, Made, Outputs, Status, Step, Watch};
+use super::{Api, Backoff, FIELD_MANAGER, Place, Trouble, compare, trouble, words};
+use crate::steps::Label;
+use crate::{Made, Outputs, Status, Step, Watch};
 
 /// One object as wanted.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +54,7 @@ impl Object {
 /// Brings objects into the API: those that are missing or otherwise, side by side.
 pub struct Apply {
     /// Name, phase, needs.
-    pub id: Id,
+    pub label: Label,
     /// The API.
     pub api: Arc<Api>,
     /// For people: `add-on CoreDNS`.
@@ -126,17 +127,7 @@ impl Apply {
 
 #[async_trait]
 impl Step for Apply {
-    fn key(&self) -> &Key {
-        &self.id.key
-    }
-
-    fn phase(&self) -> &str {
-        &self.id.phase
-    }
-
-    fn needs(&self) -> &[Key] {
-        &self.id.needs
-    }
+    crate::labelled!();
 
     fn describe(&self) -> String {
         format!("apply {}", self.what)
