@@ -6,28 +6,33 @@ use std::time::Duration;
 use ::kube::Client;
 use ::kube::api::{Patch, PatchParams};
 use ::kube::core::ApiResource;
-use anyhow::bail;
+use anyhow::{Context, bail};
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use serde_json::Value;
 
 use super::{Api, Backoff, FIELD_MANAGER, Place, Trouble, compare, trouble, words};
 use crate::steps::Label;
-use crate::{Made, Outputs, Status, Step, Watch};
+use crate::{Machine, Made, Outputs, Status, Step, Watch};
+
+/// Works a field out from what is on the machine; `None` while that is not there.
+pub type Fill = Arc<dyn Fn(&dyn Machine) -> anyhow::Result<Option<Value>> + Send + Sync>;
 
 /// One object as wanted.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone)]
 pub struct Object {
     /// All fields that we set.
     pub value: Value,
     /// JSON pointers of fields whose value, once there, stays as it is (a Deployment's replicas, an edited Corefile).
     pub keep: Vec<String>,
+    /// JSON pointers of fields whose value is only known on the machine; until then `value` says where it comes from.
+    pub fill: Vec<(String, Arc<dyn Machine>, Fill)>,
 }
 
 impl Object {
     /// An object of which every field is ours.
     pub fn new(value: Value) -> Self {
-        Self { value, keep: Vec::new() }
+        Self { value, keep: Vec::new(), fill: Vec::new() }
     }
 
     /// The same, with a field that is left alone once it is there.
@@ -35,6 +40,30 @@ impl Object {
     pub fn keeping(mut self, pointer: &str) -> Self {
         self.keep.push(pointer.to_owned());
         self
+    }
+
+    /// The same, with a field that is worked out from what is on a machine.
+    #[must_use]
+    pub fn filling(
+        mut self,
+        pointer: &str,
+        machine: Arc<dyn Machine>,
+        fill: impl Fn(&dyn Machine) -> anyhow::Result<Option<Value>> + Send + Sync + 'static,
+    ) -> Self {
+        self.fill.push((pointer.to_owned(), machine, Arc::new(fill)));
+        self
+    }
+
+    /// The object with all fields that the machine tells; `None` while one is not known.
+    fn filled(&self) -> anyhow::Result<Option<Self>> {
+        let mut value = self.value.clone();
+        for (pointer, machine, fill) in &self.fill {
+            let Some(known) = fill(machine.as_ref())? else { return Ok(None) };
+            if let Some(field) = value.pointer_mut(pointer) {
+                *field = known;
+            }
+        }
+        Ok(Some(Self { value, ..self.clone() }))
     }
 
     /// The object with the kept fields as they are found.
@@ -120,8 +149,15 @@ pub(crate) fn judge(wanted: &[(Object, Place)], found: &[Option<Value>]) -> Stat
 }
 
 impl Apply {
-    fn placed(&self) -> anyhow::Result<Vec<(Object, Place)>> {
-        self.objects.iter().map(|object| Ok((object.clone(), Place::of(&object.value)?))).collect()
+    /// The objects with their places; `None` while the machine lacks what one of them is made of.
+    fn placed(&self) -> anyhow::Result<Option<Vec<(Object, Place)>>> {
+        let mut all = Vec::new();
+        for object in &self.objects {
+            let Some(object) = object.filled()? else { return Ok(None) };
+            let place = Place::of(&object.value)?;
+            all.push((object, place));
+        }
+        Ok(Some(all))
     }
 }
 
@@ -140,7 +176,7 @@ impl Step for Apply {
 
     async fn check(&self, _known: &Outputs) -> anyhow::Result<Status> {
         let Some(client) = self.api.client().await? else { return Ok(Status::Missing) };
-        let placed = self.placed()?;
+        let Some(placed) = self.placed()? else { return Ok(Status::Missing) };
         // One question first: an API that is away is not asked about every object.
         let mut found = Vec::new();
         if let Some((_, place)) = placed.first() {
@@ -164,7 +200,7 @@ impl Step for Apply {
 
     async fn apply(&self, _known: &Outputs, watch: &Watch) -> anyhow::Result<Outputs> {
         let client = self.api.need().await?;
-        let placed = self.placed()?;
+        let placed = self.placed()?.with_context(|| format!("what it is made of is not there, {}", self.what))?;
         let work = try_join_all(placed.iter().map(|(object, place)| {
             let client = client.clone();
             async move { put(&client, object, &place.resource(), place, self.patience).await }

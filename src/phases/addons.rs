@@ -1,0 +1,103 @@
+//! Phase `addon`: cluster DNS, the Services' proxy, the pod network.
+
+pub(crate) mod coredns;
+pub(crate) mod flannel;
+pub(crate) mod kube_proxy;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kprov_providers::Key;
+use kprov_providers::kube::Api;
+use kprov_providers::kube::manifest::Manifest as UserManifest;
+use kprov_providers::kube::objects::{Apply, Object};
+use kprov_providers::steps::Label;
+
+use crate::bundle::Manifest;
+use crate::cluster::{Cluster, Cni};
+use crate::plan::Plan;
+
+/// Phase name.
+pub const PHASE: &str = "addon";
+
+/// The steps of the phase, side by side.
+pub(crate) fn addons(
+    cluster: &Cluster,
+    bundle: &Manifest,
+    api: &Arc<Api>,
+    needs: &[Key],
+    patience: Duration,
+) -> Result<Plan> {
+    let mut plan = Plan::new();
+    let label = |key: &str| Label::new(key, PHASE).needs(needs.iter().cloned());
+    let apply = |key: &str, what: &str, objects: Vec<Object>| Apply {
+        label: label(key),
+        api: api.clone(),
+        what: what.to_owned(),
+        objects,
+        patience,
+    };
+    if !cluster.config.proxy.as_ref().is_some_and(|proxy| proxy.disabled == Some(true)) {
+        plan.add(apply("addon/kube-proxy", "add-on kube-proxy", kube_proxy::objects(cluster)?));
+    }
+    match &cluster.cni {
+        Cni::None => {}
+        Cni::Flannel => plan.add(apply("addon/flannel", "add-on flannel", flannel::objects(cluster, bundle)?)),
+        Cni::Manifest { name, text } => {
+            let documents = crate::yaml::values(text).with_context(|| format!("reading {name}"))?;
+            plan.add(UserManifest {
+                label: label("addon/cni"),
+                api: api.clone(),
+                name: name.clone(),
+                documents,
+                patience,
+            });
+        }
+    }
+    if !cluster.config.dns.as_ref().is_some_and(|dns| dns.disabled == Some(true)) {
+        plan.add(apply("addon/coredns", "add-on CoreDNS", coredns::objects(cluster, bundle)?));
+    }
+    Ok(plan)
+}
+
+/// The parts of a comma pair of subnets.
+///
+/// # Errors
+/// What is no subnet.
+pub(crate) fn subnets(text: Option<&str>) -> Result<Vec<ipnet::IpNet>> {
+    let all = text.unwrap_or_default().split(',').map(str::trim).filter(|part| !part.is_empty());
+    all.map(|part| part.parse().with_context(|| format!("{part} is no subnet"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::{apps, core, rbac};
+    use serde::{Serialize, de::DeserializeOwned};
+    use serde_json::Value;
+
+    fn same<T: Serialize + DeserializeOwned>(value: &Value) {
+        let typed: T = serde_json::from_value(value.clone()).unwrap();
+        assert_eq!(serde_json::to_value(typed).unwrap(), *value);
+    }
+
+    /// Fields that Kubernetes does not know, or of a wrong type, do not survive the way through its types.
+    pub(crate) fn check_types(objects: &[Object]) {
+        for Object { value, .. } in objects {
+            match value["kind"].as_str().unwrap() {
+                "ConfigMap" => same::<core::v1::ConfigMap>(value),
+                "Service" => same::<core::v1::Service>(value),
+                "ServiceAccount" => same::<core::v1::ServiceAccount>(value),
+                "Namespace" => same::<core::v1::Namespace>(value),
+                "Deployment" => same::<apps::v1::Deployment>(value),
+                "DaemonSet" => same::<apps::v1::DaemonSet>(value),
+                "Role" => same::<rbac::v1::Role>(value),
+                "RoleBinding" => same::<rbac::v1::RoleBinding>(value),
+                "ClusterRole" => same::<rbac::v1::ClusterRole>(value),
+                "ClusterRoleBinding" => same::<rbac::v1::ClusterRoleBinding>(value),
+                other => panic!("no type for {other}"),
+            }
+        }
+    }
+}
