@@ -61,15 +61,6 @@ pub(crate) fn addons(
     Ok(plan)
 }
 
-/// The parts of a comma pair of subnets.
-///
-/// # Errors
-/// What is no subnet.
-pub(crate) fn subnets(text: Option<&str>) -> Result<Vec<ipnet::IpNet>> {
-    let all = text.unwrap_or_default().split(',').map(str::trim).filter(|part| !part.is_empty());
-    all.map(|part| part.parse().with_context(|| format!("{part} is no subnet"))).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

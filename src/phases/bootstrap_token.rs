@@ -145,11 +145,7 @@ fn rights() -> Vec<Value> {
         rbac::cluster_role("kubeadm:get-nodes", json!([{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}])),
         rbac::cluster_binding("kubeadm:get-nodes", "kubeadm:get-nodes", &[BOOTSTRAPPERS]),
         rbac::cluster_binding("kubeadm:kubelet-bootstrap", "system:node-bootstrapper", &[BOOTSTRAPPERS]),
-        rbac::cluster_binding(
-            "kubeadm:node-autoapprove-bootstrap",
-            &format!("{client}:nodeclient"),
-            &[BOOTSTRAPPERS],
-        ),
+        rbac::cluster_binding("kubeadm:node-autoapprove-bootstrap", &format!("{client}:nodeclient"), &[BOOTSTRAPPERS]),
         rbac::cluster_binding(
             "kubeadm:node-autoapprove-certificate-rotation",
             &format!("{client}:selfnodeclient"),

@@ -18,7 +18,7 @@ use kprov_providers::{Key, Machine};
 
 pub(crate) use self::judge::{Signer, fits, signer};
 pub(crate) use self::pair::{made, make_parents, sign};
-pub(crate) use self::settings::Settings;
+pub(crate) use self::settings::{Settings, local_url};
 use crate::cluster::Cluster;
 use crate::plan::Plan;
 

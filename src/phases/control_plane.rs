@@ -1,15 +1,23 @@
 //! Phase `control-plane`: API server, controller manager and scheduler as static pods.
 
-use anyhow::Result;
+use std::sync::Arc;
 
-use super::certs::Settings;
-use super::etcd;
+use anyhow::Result;
+use kprov_providers::steps::{Label, WriteFile};
+use kprov_providers::{Key, Machine};
+
+use super::certs::{self, Settings};
 use super::static_pod::{
-    self, Component, Endpoint, arguments, environment, kubernetes_image, mount, mounts, probe_host, user_arg,
+    self, Component, Endpoint, MANIFESTS, arguments, environment, kubernetes_image, mount, mounts, probe_host, user_arg,
 };
+use super::{etcd, kubeconfig};
 use crate::cluster::Cluster;
 use crate::cluster::kubeadm::{self, Arg, HostPathMount};
 use crate::facts::Facts;
+use crate::plan::Plan;
+
+/// Phase name.
+pub const PHASE: &str = "control-plane";
 
 /// Where other tools read this API server's address.
 const ANNOTATION: &str = "kubeadm.kubernetes.io/kube-apiserver.advertise-address.endpoint";
@@ -17,6 +25,51 @@ const ANNOTATION: &str = "kubeadm.kubernetes.io/kube-apiserver.advertise-address
 const CA_CERTS: &str = "/etc/ssl/certs";
 /// Kubeconfigs.
 const KUBERNETES: &str = "/etc/kubernetes";
+
+/// The API server's manifest; it needs `needs` (images, the kubelet's directory, etcd).
+pub(crate) fn api_server_step(
+    cluster: &Cluster,
+    facts: &Facts,
+    machine: &Arc<dyn Machine>,
+    needs: &[Key],
+) -> Result<WriteFile> {
+    let mut files = vec!["apiserver", "apiserver-kubelet-client", "front-proxy-client", "sa"];
+    if cluster.config.etcd.as_ref().is_none_or(|etcd| etcd.external.is_none()) {
+        files.push("apiserver-etcd-client");
+    }
+    let component = api_server(cluster, facts)?;
+    let label = Label::new(static_pod::key(component.name), PHASE).needs(files.into_iter().map(certs::key));
+    static_pod::write(label.needs(needs.iter().cloned()), machine, &component)
+}
+
+/// The manifests of controller manager and scheduler; they need `needs` (an API server that listens: on a small machine
+/// they would only take its time before).
+pub(crate) fn others(cluster: &Cluster, facts: &Facts, machine: &Arc<dyn Machine>, needs: &[Key]) -> Result<Plan> {
+    let label = |name: &str| {
+        let conf = kubeconfig::key(name.trim_start_matches("kube-"));
+        Label::new(static_pod::key(name), PHASE).needs([conf]).needs(needs.iter().cloned())
+    };
+    let mut plan = Plan::new();
+    // Whether somebody else signs is seen on the machine, not in the configuration.
+    let own = static_pod::manifest(&controller_manager(cluster, facts, false)?)?;
+    let external = static_pod::manifest(&controller_manager(cluster, facts, true)?)?;
+    let shown = own.clone();
+    let key_file = format!("{}/ca.key", Settings::of(cluster)?.dir);
+    let name = "kube-controller-manager";
+    let path = format!("{MANIFESTS}/{name}.yaml");
+    let manager = WriteFile::worked(label(name), machine.clone(), path, move |machine, _| {
+        let signs = machine.meta(&key_file)?.is_some();
+        Ok(Some(if signs { own.clone() } else { external.clone() }.into_bytes()))
+    });
+    plan.add(manager.shown(shown).mode(0o600));
+    plan.add(static_pod::write(label("kube-scheduler"), machine, &scheduler(cluster, facts)?)?);
+    Ok(plan)
+}
+
+/// Controller manager and scheduler, to ask for their health.
+pub(crate) fn others_components(cluster: &Cluster, facts: &Facts) -> Result<[Component; 2]> {
+    Ok([controller_manager(cluster, facts, false)?, scheduler(cluster, facts)?])
+}
 
 /// Flags that the user sets for a component.
 fn users(component: &Option<kubeadm::Component>) -> kubeadm::Component {

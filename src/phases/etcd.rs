@@ -1,16 +1,23 @@
 //! Phase `etcd`: the member on this machine as a static pod.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use anyhow::Result;
+use kprov_providers::steps::{Label, MakeDir};
+use kprov_providers::{Key, Machine};
 
-use super::certs::Settings;
+use super::certs::{self, Settings};
 use super::static_pod::{
     self, Component, Endpoint, arguments, environment, image, mount, mounts, probe_host, user_arg,
 };
 use crate::bundle::Manifest;
 use crate::cluster::Cluster;
 use crate::cluster::kubeadm::{Arg, LocalEtcd};
+use crate::plan::Plan;
+
+/// Phase name.
+pub const PHASE: &str = "etcd";
 
 /// Client port.
 const CLIENT: u16 = 2379;
@@ -69,6 +76,32 @@ fn endpoint(args: Option<&Vec<Arg>>, advertise: IpAddr) -> Endpoint {
         return own;
     }
     Endpoint { https: scheme == "https", host: probe_host(host), port }
+}
+
+/// Key of the step that writes the manifest.
+pub(crate) fn key() -> Key {
+    static_pod::key("etcd")
+}
+
+/// The steps: data directory and manifest. The manifest needs `needs` (images, the kubelet's directory); none of both
+/// where somebody else runs etcd.
+pub(crate) fn etcd(
+    cluster: &Cluster,
+    bundle: &Manifest,
+    machine: &Arc<dyn Machine>,
+    first: &[Key],
+    needs: &[Key],
+) -> Result<Plan> {
+    let mut plan = Plan::new();
+    if cluster.config.etcd.as_ref().is_some_and(|etcd| etcd.external.is_some()) {
+        return Ok(plan);
+    }
+    let dir = Label::new("etcd/dir", PHASE).needs(first.iter().cloned());
+    plan.add(MakeDir::new(dir, machine.clone(), data_dir(cluster)).mode(0o700).tree());
+    let certs = ["etcd/server", "etcd/peer", "etcd/healthcheck-client"].map(certs::key);
+    let label = Label::new(key(), PHASE).needs(["etcd/dir"]).needs(certs).needs(needs.iter().cloned());
+    plan.add(static_pod::write(label, machine, &component(cluster, bundle)?)?);
+    Ok(plan)
 }
 
 /// The member as a component.

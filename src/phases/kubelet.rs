@@ -23,14 +23,11 @@ pub const CONFIG: &str = "/var/lib/kubelet/config.yaml";
 pub const INSTANCE_CONFIG: &str = "/var/lib/kubelet/instance-config.yaml";
 /// Flags of this node.
 pub const FLAGS: &str = "/var/lib/kubelet/kubeadm-flags.env";
-/// The unit's file and the drop-in that names the files above.
-const UNIT_FILES: [(&str, &str, &str); 2] = [
-    ("kubelet/unit", "/etc/systemd/system/kubelet.service", include_str!("../../templates/kubelet.service")),
-    (
-        "kubelet/drop-in",
-        "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf",
-        include_str!("../../templates/10-kubeadm.conf"),
-    ),
+/// What else the kubelet reads when it starts, brought by the bundle.
+const UNIT_FILES: [&str; 3] = [
+    "/usr/bin/kubelet",
+    "/etc/systemd/system/kubelet.service",
+    "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf",
 ];
 /// systemd-resolved's list of the real resolvers: its own stub would make CoreDNS ask itself.
 const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
@@ -48,32 +45,27 @@ pub(crate) struct Kubelet<'a> {
 }
 
 /// Keys of the steps that write files; the kubelet's start needs them.
-const FILES: [&str; 7] = [
-    "kubelet/dir",
-    "kubelet/unit",
-    "kubelet/drop-in",
-    "kubelet/instance-config",
-    "kubelet/config",
-    "kubelet/flags",
-    "kubelet/manifests",
-];
+const FILES: [&str; 5] =
+    ["kubelet/dir", "kubelet/instance-config", "kubelet/config", "kubelet/flags", "kubelet/manifests"];
 
 /// Key of the step that starts the kubelet.
 pub fn key() -> Key {
     Key::new("kubelet/start")
 }
 
-/// Files and start. The start also needs `needs` (the kubeconfig, the runtime); the files need nothing.
+/// Key of the step that makes the directory of static pods.
+pub(crate) fn manifests() -> Key {
+    Key::new("kubelet/manifests")
+}
+
+/// Files and start. The files need `first`; the start also needs `needs` (binary, unit, kubeconfig, runtime).
 ///
 /// # Errors
 /// A configuration that cannot be written as YAML.
-pub(crate) fn kubelet(kubelet: &Kubelet<'_>, machine: &Arc<dyn Machine>, needs: &[Key]) -> Result<Plan> {
+pub(crate) fn kubelet(kubelet: &Kubelet<'_>, machine: &Arc<dyn Machine>, first: &[Key], needs: &[Key]) -> Result<Plan> {
     let mut plan = Plan::new();
-    let label = |key: &str| Label::new(key, PHASE);
+    let label = |key: &str| Label::new(key, PHASE).needs(first.iter().cloned());
     plan.add(MakeDir::new(label("kubelet/dir"), machine.clone(), KUBELET_DIR).mode(0o700).tree());
-    for (key, path, text) in UNIT_FILES {
-        plan.add(WriteFile::new(label(key), machine.clone(), path, text));
-    }
     let instance = crate::yaml::to_string(&instance_config(kubelet))?;
     let config = crate::yaml::to_string(&node_config(kubelet))?;
     for (key, path, text) in [
@@ -85,7 +77,7 @@ pub(crate) fn kubelet(kubelet: &Kubelet<'_>, machine: &Arc<dyn Machine>, needs: 
     }
     plan.add(MakeDir::new(label("kubelet/manifests"), machine.clone(), MANIFESTS).mode(0o700));
     let start = label(key().as_str()).needs(FILES).needs(needs.iter().cloned());
-    let reads = UNIT_FILES.iter().map(|(_, path, _)| *path).chain([CONFIG, INSTANCE_CONFIG, FLAGS]);
+    let reads = UNIT_FILES.into_iter().chain([CONFIG, INSTANCE_CONFIG, FLAGS]);
     plan.add(UnitStep::new(start, machine.clone(), UNIT).restart_on(reads).with_pods());
     Ok(plan)
 }

@@ -12,8 +12,7 @@ use serde_json::{Value, json};
 use crate::plan::Plan;
 
 /// Machines that join with a bootstrap token.
-pub(crate) const BOOTSTRAPPERS: Subject =
-    Subject::Group("system:bootstrappers:kubeadm:default-node-token");
+pub(crate) const BOOTSTRAPPERS: Subject = Subject::Group("system:bootstrappers:kubeadm:default-node-token");
 /// Nodes that have joined.
 pub(crate) const NODES: Subject = Subject::Group("system:nodes");
 /// API group of roles.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,6 +13,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use kprov_providers::steps::{Label, WriteFile};
+use kprov_providers::{Key, Machine};
 
 use crate::bundle::Manifest;
 use crate::cluster::Cluster;
@@ -145,6 +149,17 @@ pub(crate) fn health_timeout(cluster: &Cluster) -> Duration {
     let timeouts = cluster.init.timeouts.as_ref();
     let text = timeouts.and_then(|t| t.control_plane_component_health_check.as_deref());
     text.and_then(crate::cluster::duration).unwrap_or(Duration::from_secs(240))
+}
+
+/// Key of the step that writes a component's manifest.
+pub(crate) fn key(component: &str) -> Key {
+    Key::new(format!("manifests/{component}"))
+}
+
+/// The step that writes a component's manifest.
+pub(crate) fn write(label: Label, machine: &Arc<dyn Machine>, component: &Component) -> Result<WriteFile> {
+    let path = format!("{MANIFESTS}/{}.yaml", component.name);
+    Ok(WriteFile::new(label, machine.clone(), path, manifest(component)?).mode(0o600))
 }
 
 /// The component's manifest as kubeadm writes it: keys sorted.

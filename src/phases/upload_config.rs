@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use kprov_providers::Key;
 use kprov_providers::kube::Api;
 use kprov_providers::kube::objects::{Apply, Object};
@@ -13,7 +13,6 @@ use sha2::{Digest, Sha256};
 
 use super::rbac::{self, BOOTSTRAPPERS, NODES};
 use crate::cluster::Cluster;
-use crate::cluster::kubeadm::API_VERSION;
 use crate::plan::Plan;
 
 /// Phase name.
@@ -37,7 +36,7 @@ pub(crate) fn upload_config(cluster: &Cluster, api: &Arc<Api>, needs: &[Key], pa
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": "kubeadm-config", "namespace": "kube-system"},
-        "data": {"ClusterConfiguration": cluster_configuration(cluster)?},
+        "data": {"ClusterConfiguration": cluster.config_yaml()?},
     })];
     let name = "kubeadm:nodes-kubeadm-config";
     objects.extend(rbac::config_map_reader(name, "kube-system", "kubeadm-config", &[BOOTSTRAPPERS, NODES]));
@@ -58,15 +57,6 @@ pub(crate) fn upload_config(cluster: &Cluster, api: &Arc<Api>, needs: &[Key], pa
     objects.extend(rbac::config_map_reader(name, "kube-system", "kubelet-config", &[NODES, BOOTSTRAPPERS]));
     add("config/kubelet", "ConfigMap kubelet-config", objects);
     Ok(plan)
-}
-
-/// ClusterConfiguration as the ConfigMap holds it.
-pub(crate) fn cluster_configuration(cluster: &Cluster) -> Result<String> {
-    let mut value = serde_json::to_value(&cluster.config)?;
-    let fields = value.as_object_mut().context("ClusterConfiguration is no object")?;
-    fields.insert("apiVersion".into(), API_VERSION.into());
-    fields.insert("kind".into(), "ClusterConfiguration".into());
-    Ok(crate::yaml::to_string(&value)?)
 }
 
 /// The annotation that a generated component configuration carries; none on a user's own.

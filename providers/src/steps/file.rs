@@ -28,6 +28,7 @@ pub struct WriteFile {
     path: String,
     mode: u32,
     content: Content,
+    shown: Option<String>,
     secret: bool,
     keep: bool,
     ours: Option<Ours>,
@@ -37,7 +38,17 @@ impl WriteFile {
     /// A file with a content that is known now, mode 0644.
     pub fn new(label: Label, machine: Arc<dyn Machine>, path: impl Into<String>, content: impl Into<Vec<u8>>) -> Self {
         let content = Content::Known(content.into());
-        Self { label, machine, path: path.into(), mode: 0o644, content, secret: false, keep: false, ours: None }
+        Self {
+            label,
+            machine,
+            path: path.into(),
+            mode: 0o644,
+            content,
+            shown: None,
+            secret: false,
+            keep: false,
+            ours: None,
+        }
     }
 
     /// A file whose content is worked out at apply. Looking works it out too, so it must always come to the same bytes
@@ -55,6 +66,13 @@ impl WriteFile {
     #[must_use]
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
+        self
+    }
+
+    /// Shows this as the content as long as the real one is not worked out.
+    #[must_use]
+    pub fn shown(mut self, text: impl Into<String>) -> Self {
+        self.shown = Some(text.into());
         self
     }
 
@@ -109,9 +127,10 @@ impl Step for WriteFile {
         Some(match (&self.content, self.secret) {
             (_, true) => "<secret>".to_owned(),
             (Content::Known(content), false) => String::from_utf8_lossy(content).into_owned(),
-            (Content::Worked(_), false) => match self.label.needs.last() {
-                Some(need) => format!("known after {need}"),
-                None => "known later".to_owned(),
+            (Content::Worked(_), false) => match (&self.shown, self.label.needs.last()) {
+                (Some(shown), _) => shown.clone(),
+                (None, Some(need)) => format!("known after {need}"),
+                (None, None) => "known later".to_owned(),
             },
         })
     }

@@ -6,9 +6,8 @@ use anyhow::{Context, Result};
 use kprov_providers::kube::objects::Object;
 use serde_json::{Value, json};
 
-use super::subnets;
 use crate::bundle::Manifest;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, subnets};
 use crate::phases::mark::CONTROL_PLANE;
 use crate::phases::rbac::{self, Subject};
 use crate::phases::static_pod;
@@ -16,8 +15,8 @@ use crate::phases::static_pod;
 /// All that CoreDNS needs. An edited Corefile and another number of replicas stay.
 pub(crate) fn objects(cluster: &Cluster, bundle: &Manifest) -> Result<Vec<Object>> {
     let network = cluster.config.networking.clone().unwrap_or_default();
-    let services = subnets(network.service_subnet.as_deref())?;
-    let ip = dns_ip(services.first().context("networking.serviceSubnet")?)?;
+    let services = network.service_subnet.unwrap_or_default();
+    let ip = subnets::dns_address(&services).context("networking.serviceSubnet")?;
     let domain = network.dns_domain.unwrap_or_else(|| "cluster.local".into());
     let rules = json!([
         {"apiGroups": [""], "resources": ["endpoints", "services", "pods", "namespaces"], "verbs": ["list", "watch"]},
@@ -42,15 +41,6 @@ pub(crate) fn objects(cluster: &Cluster, bundle: &Manifest) -> Result<Vec<Object
         Object::new(service(ip)),
         Object::new(deployment(&image(cluster, bundle)?)).keeping("/spec/replicas"),
     ])
-}
-
-/// The tenth address of the service subnet.
-pub(crate) fn dns_ip(subnet: &ipnet::IpNet) -> Result<IpAddr> {
-    let ip = match subnet.network() {
-        IpAddr::V4(v4) => u32::from(v4).checked_add(10).map(|ip| IpAddr::from(ip.to_be_bytes())),
-        IpAddr::V6(v6) => u128::from(v6).checked_add(10).map(|ip| IpAddr::from(ip.to_be_bytes())),
-    };
-    ip.filter(|ip| subnet.contains(ip)).with_context(|| format!("no tenth address in {subnet}"))
 }
 
 fn image(cluster: &Cluster, bundle: &Manifest) -> Result<String> {
@@ -183,16 +173,4 @@ fn container(image: &str) -> Value {
         },
         "volumeMounts": [{"name": "config-volume", "mountPath": "/etc/coredns", "readOnly": true}],
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_tenth_address() {
-        assert_eq!(dns_ip(&"10.96.0.0/12".parse().unwrap()).unwrap().to_string(), "10.96.0.10");
-        assert_eq!(dns_ip(&"fd00:1::/108".parse().unwrap()).unwrap().to_string(), "fd00:1::a");
-        assert!(dns_ip(&"10.0.0.0/29".parse().unwrap()).is_err());
-    }
 }

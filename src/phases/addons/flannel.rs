@@ -8,11 +8,10 @@ use ipnet::IpNet;
 use kprov_providers::kube::objects::Object;
 use serde_json::{Value, json};
 
-use super::subnets;
 use crate::bundle::Manifest;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, subnets};
 use crate::phases::certs::Settings;
-use crate::phases::rbac::{self};
+use crate::phases::rbac;
 use crate::phases::static_pod;
 
 /// Namespace.
@@ -52,7 +51,8 @@ pub(crate) fn objects(cluster: &Cluster, bundle: &Manifest) -> Result<Vec<Object
         "metadata": {"name": "kube-flannel-cfg", "namespace": NAMESPACE, "labels": {"app": "flannel", "k8s-app": "flannel"}},
         "data": {"net-conf.json": net_conf(cluster)?},
     });
-    let all = [namespace, account, rbac::cluster_role("flannel", rules), binding, config, daemon_set(&image, &host, &port)];
+    let all =
+        [namespace, account, rbac::cluster_role("flannel", rules), binding, config, daemon_set(&image, &host, &port)];
     Ok(all.into_iter().map(Object::new).collect())
 }
 
@@ -64,7 +64,7 @@ fn host_and_port(url: &str) -> Option<(String, String)> {
 
 fn net_conf(cluster: &Cluster) -> Result<String> {
     let network = cluster.config.networking.clone().unwrap_or_default();
-    let pods = subnets(network.pod_subnet.as_deref())?;
+    let pods = network.pod_subnet.as_deref().and_then(subnets::subnets).context("networking.podSubnet")?;
     let v4 = pods.iter().find(|subnet| matches!(subnet, IpNet::V4(_)));
     let v6 = pods.iter().find(|subnet| matches!(subnet, IpNet::V6(_)));
     let nft = cluster.proxy.get("mode").and_then(Value::as_str) == Some("nftables");
