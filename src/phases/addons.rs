@@ -38,7 +38,7 @@ pub(crate) fn addons(
         objects,
         patience,
     };
-    if !cluster.config.proxy.as_ref().is_some_and(|proxy| proxy.disabled == Some(true)) {
+    if cluster.config.proxy.as_ref().is_none_or(|proxy| proxy.disabled != Some(true)) {
         plan.add(apply("addon/kube-proxy", "add-on kube-proxy", kube_proxy::objects(cluster)?));
     }
     match &cluster.cni {
@@ -55,7 +55,7 @@ pub(crate) fn addons(
             });
         }
     }
-    if !cluster.config.dns.as_ref().is_some_and(|dns| dns.disabled == Some(true)) {
+    if cluster.config.dns.as_ref().is_none_or(|dns| dns.disabled != Some(true)) {
         plan.add(apply("addon/coredns", "add-on CoreDNS", coredns::objects(cluster, bundle)?));
     }
     Ok(plan)

@@ -22,7 +22,7 @@ use crate::cluster::Cluster;
 use crate::cluster::kubeadm::{self, Arg, HostPathMount};
 
 /// Where the kubelet looks for static pods.
-pub const MANIFESTS: &str = "/etc/kubernetes/manifests";
+pub(crate) const MANIFESTS: &str = "/etc/kubernetes/manifests";
 
 /// One component as a static pod.
 #[derive(Debug, Clone, Default)]
