@@ -3,6 +3,7 @@
 //! Reading order: [`manifest`] (what a bundle holds), [`pack`] (writing one), [`verify`] (reading one, believing
 //! nothing), [`unpack`], [`locate`], [`steps`] (bringing one onto a machine).
 
+pub mod build;
 pub mod error;
 pub mod images;
 pub mod inspect;

@@ -18,7 +18,8 @@ pub const MAX_DOCUMENT: u64 = 1 << 20;
 pub const MAX_TOTAL: u64 = 8 << 30;
 
 /// Directories in which a bundle may put files on a machine.
-pub const HOST_DIRS: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/usr/local/sbin", "/opt/cni/bin"];
+pub const HOST_DIRS: [&str; 5] =
+    ["/usr/bin", "/usr/local/bin", "/usr/local/sbin", "/usr/local/lib/kprov", "/opt/cni/bin"];
 
 /// What a bundle holds. Every byte after it is checked against it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

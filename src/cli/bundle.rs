@@ -1,5 +1,6 @@
 //! `kprov bundle`: look at bundles, export their images, bring one onto this machine.
 
+mod build;
 mod install;
 pub(super) mod search;
 
@@ -21,6 +22,7 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    Build(build::Args),
     Verify(Verify),
     Inspect(Inspect),
     Images(Images),
@@ -70,6 +72,7 @@ pub(super) fn refused(error: BundleError) -> Failure {
 /// Runs it; the exit code.
 pub(super) fn run(args: Args, shell: &Shell) -> Result<u8> {
     match args.command {
+        Command::Build(args) => build::run(args, shell),
         Command::Verify(args) => check(&args, shell).map(|()| 0),
         Command::Inspect(args) => look(&args, shell).map(|()| 0),
         Command::Images(args) => export(&args, shell).map(|()| 0),
