@@ -10,7 +10,7 @@ use super::manifest::Defect;
 pub enum BundleError {
     /// Its manifest contradicts itself or wants something that no bundle may do.
     #[error("bad bundle: {0}")]
-    Manifest(#[from] Defect),
+    Manifest(Defect),
     /// A part is not what the manifest says.
     #[error("bad bundle: {why}: {part}")]
     Part {
@@ -49,6 +49,13 @@ pub enum BundleError {
     /// No bundle was found; the text says how to get one.
     #[error("{0}")]
     None(String),
+}
+
+// Not thiserror's `from`: the defect's text is in the message already, and would be told twice as its source.
+impl From<Defect> for BundleError {
+    fn from(defect: Defect) -> Self {
+        Self::Manifest(defect)
+    }
 }
 
 /// A part that is not what the manifest says.
