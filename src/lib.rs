@@ -20,4 +20,5 @@ pub mod plan;
 pub mod preflight;
 pub mod ready;
 pub mod render;
+pub mod reset;
 pub mod yaml;

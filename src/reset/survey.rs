@@ -1,0 +1,243 @@
+//! Looks for everything that a cluster leaves on a machine beside what the journal names, in the order of removal.
+
+use kprov_providers::machine::Kind;
+use kprov_providers::{Machine, Made};
+
+use super::kernel::Kernel;
+use super::legacy;
+use super::node;
+use super::task::Task;
+use crate::cluster::kubeadm::ResetConfiguration;
+use crate::facts::net;
+use crate::journal::Record;
+use crate::phases::host;
+
+const KUBELET: &str = "kubelet.service";
+const CONTAINERD: &str = "containerd.service";
+const KUBELET_DIR: &str = "/var/lib/kubelet";
+const ETCD_DIR: &str = "/var/lib/etcd";
+const MANIFESTS: &str = "/etc/kubernetes/manifests";
+const API_MANIFEST: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
+
+/// Files that kubelet and kubeadm write under these names on every node.
+const NODE_FILES: [&str; 2] = ["/etc/kubernetes/bootstrap-kubelet.conf", node::KUBELET_CONF];
+/// kubeadm's other kubeconfigs.
+const KUBECONFIGS: [&str; 4] = [
+    "/etc/kubernetes/admin.conf",
+    "/etc/kubernetes/super-admin.conf",
+    "/etc/kubernetes/controller-manager.conf",
+    "/etc/kubernetes/scheduler.conf",
+];
+/// Static pods of a control plane.
+const STATIC_PODS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+/// Links of flannel, the bridge plugin and kube-proxy's former IPVS mode.
+const LINKS: [&str; 4] = ["flannel.1", "flannel-v6.1", "cni0", "kube-ipvs0"];
+/// Directories that are emptied where the journal says that we made them: programs have filled them since.
+const FILLED: [&str; 8] = [
+    MANIFESTS,
+    "/etc/kubernetes/pki",
+    "/etc/kubernetes/tmp",
+    "/etc/cni/net.d",
+    "/opt/cni/bin",
+    "/etc/containerd",
+    "/var/lib/containerd",
+    ETCD_DIR,
+];
+
+/// What is left of a cluster on this machine.
+///
+/// # Errors
+/// When the machine cannot be looked at.
+pub async fn survey(
+    machine: &dyn Machine,
+    kernel: &dyn Kernel,
+    config: &ResetConfiguration,
+    record: &Record,
+) -> anyhow::Result<Vec<Task>> {
+    // A journal tells what was there before: then only that goes which cannot have been. Without one, and with a
+    // cluster's traces, all of kubeadm's paths go, as kubeadm does it.
+    let journalled = record.last_command().is_some() && !record.entries().is_empty();
+    let traces = traces(machine)?;
+    let mut tasks = Vec::new();
+    if !journalled && !traces {
+        return Ok(network(machine, kernel).await?);
+    }
+    let pki = config.certificates_dir.as_deref().unwrap_or("/etc/kubernetes/pki");
+    if traces {
+        tasks.extend(running(machine, pki).await?);
+    }
+    tasks.push(Task::Pods);
+    let slice = "kubepods.slice";
+    if is_active(machine, slice).await {
+        tasks.push(Task::Stop(slice.to_owned()));
+    }
+    if record.made_unit(CONTAINERD) {
+        tasks.push(Task::Stop(CONTAINERD.to_owned()));
+        tasks.push(Task::File("/run/containerd/containerd.sock".to_owned()));
+    }
+    for mount in mounts_below(machine, KUBELET_DIR)? {
+        let flags = config.unmount_flags.clone().unwrap_or_default();
+        if !flags.is_empty() {
+            tasks.push(Task::Unmount(mount, flags));
+        }
+    }
+    tasks.extend(files(machine, config, record, pki, journalled, traces)?);
+    tasks.extend(network(machine, kernel).await?);
+    Ok(tasks)
+}
+
+/// True when there is, or was about to be, a node of a cluster here.
+fn traces(machine: &dyn Machine) -> anyhow::Result<bool> {
+    for path in NODE_FILES.into_iter().chain(["/var/lib/kubelet/config.yaml", API_MANIFEST]) {
+        if machine.meta(path)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What runs: leave etcd while it does, stop the kubelet, say so to the cluster.
+async fn running(machine: &dyn Machine, pki: &str) -> anyhow::Result<Vec<Task>> {
+    let mut tasks = Vec::new();
+    if machine.meta("/etc/kubernetes/manifests/etcd.yaml")?.is_some() {
+        tasks.push(Task::LeaveEtcd { pki: pki.to_owned() });
+    }
+    if is_active(machine, KUBELET).await {
+        tasks.push(Task::Stop(KUBELET.to_owned()));
+    }
+    // A control plane stops its own API: whoever is left notices.
+    if machine.meta(API_MANIFEST)?.is_none()
+        && let Ok(Some(name)) = node::own_name(machine)
+    {
+        tasks.push(Task::NotReady(name));
+    }
+    Ok(tasks)
+}
+
+/// Without systemd's answer nothing is known to run.
+async fn is_active(machine: &dyn Machine, unit: &str) -> bool {
+    machine.unit(unit).await.is_ok_and(|state| !matches!(state.active.as_str(), "inactive" | "failed" | ""))
+}
+
+fn files(
+    machine: &dyn Machine,
+    config: &ResetConfiguration,
+    record: &Record,
+    pki: &str,
+    journalled: bool,
+    traces: bool,
+) -> anyhow::Result<Vec<Task>> {
+    let mut wanted: Vec<Task> = Vec::new();
+    // Grown since: all of it, where the directory itself is ours.
+    let made_dir = |path: &str| record.made().any(|m| matches!(m, Made::Dir { path: p } if p == path));
+    for path in FILLED.into_iter().chain(host::TREES) {
+        if made_dir(path) {
+            wanted.push(Task::Tree(path.to_owned()));
+        }
+    }
+    if traces {
+        wanted.extend(STATIC_PODS.map(|name| Task::File(format!("{MANIFESTS}/{name}.yaml"))));
+        wanted.extend(NODE_FILES.map(|path| Task::File(path.to_owned())));
+        wanted.push(Task::Empty(KUBELET_DIR.to_owned()));
+        if etcd_was_here(machine)? || !journalled {
+            wanted.push(Task::Empty(ETCD_DIR.to_owned()));
+        }
+    }
+    if !journalled {
+        wanted.extend(KUBECONFIGS.map(|path| Task::File(path.to_owned())));
+        wanted.push(Task::Empty(MANIFESTS.to_owned()));
+        wanted.push(Task::Empty(pki.to_owned()));
+        let grown = ["/var/lib/cni", "/run/flannel", "/var/log/pods", "/var/log/containers"];
+        wanted.extend(grown.map(|path| Task::Tree(path.to_owned())));
+        wanted.push(Task::File("/etc/cni/net.d/10-flannel.conflist".to_owned()));
+    }
+    if config.cleanup_tmp_dir == Some(true) {
+        wanted.push(Task::Tree("/etc/kubernetes/tmp".to_owned()));
+    }
+    let mut tasks = Vec::new();
+    for task in wanted {
+        let there = match &task {
+            Task::File(path) | Task::Tree(path) => machine.meta(path)?.is_some(),
+            Task::Empty(path) => machine.list(path)?.is_some_and(|names| !names.is_empty()),
+            _ => true,
+        };
+        if there && !tasks.contains(&task) {
+            tasks.push(task);
+        }
+    }
+    Ok(tasks)
+}
+
+fn etcd_was_here(machine: &dyn Machine) -> anyhow::Result<bool> {
+    Ok(machine.meta("/etc/kubernetes/manifests/etcd.yaml")?.is_some())
+}
+
+/// Links, namespaces, routes and rules of the pod network.
+async fn network(machine: &dyn Machine, kernel: &dyn Kernel) -> anyhow::Result<Vec<Task>> {
+    let mut tasks = Vec::new();
+    for name in machine.list("/run/netns")?.unwrap_or_default() {
+        if name.starts_with("cni-") {
+            tasks.push(Task::Namespace(name));
+        }
+    }
+    // Before the links go: routes to other nodes' pods that leave by an ordinary link (flannel's host-gw).
+    let networks = flannel_networks(&net::text(machine, "/run/flannel/subnet.env")?);
+    for route in net::routes(machine)? {
+        let within = networks.iter().any(|network: &ipnet::IpNet| network.contains(&route.to));
+        if within && !route.is_default() && !net::is_pod_link(&route.link) {
+            tasks.push(Task::Route(route.to.to_string(), route.link));
+        }
+    }
+    let links = machine.list("/sys/class/net")?.unwrap_or_default();
+    for name in LINKS {
+        if links.iter().any(|link| link == name) {
+            tasks.push(Task::Link(name.to_owned()));
+        }
+    }
+    let rules = kernel.rules()?;
+    if !rules.is_empty() {
+        tasks.push(Task::Rules(rules));
+    }
+    if legacy::any(machine).await {
+        tasks.push(Task::LegacyRules);
+    }
+    Ok(tasks)
+}
+
+/// `FLANNEL_NETWORK=10.244.0.0/16` and its IPv6 sister.
+fn flannel_networks(env: &str) -> Vec<ipnet::IpNet> {
+    env.lines()
+        .filter_map(|line| line.split_once('='))
+        .filter(|(name, _)| matches!(*name, "FLANNEL_NETWORK" | "FLANNEL_IPV6_NETWORK"))
+        .flat_map(|(_, nets)| nets.split(',').filter_map(|n| n.trim().parse().ok()).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Mount points strictly below a directory, the last mounted first.
+fn mounts_below(machine: &dyn Machine, dir: &str) -> anyhow::Result<Vec<String>> {
+    if !machine.meta(dir)?.is_some_and(|meta| meta.kind == Kind::Dir) {
+        return Ok(Vec::new());
+    }
+    let mounts = net::text(machine, "/proc/self/mounts")?;
+    let below = format!("{dir}/");
+    let mut found: Vec<String> = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .filter(|p| p.starts_with(&below))
+        .map(str::to_owned)
+        .collect();
+    found.reverse();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_of_flannel() {
+        let env = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_IPV6_NETWORK=fd00:10::/56\nFLANNEL_MTU=1450\n";
+        let found: Vec<String> = flannel_networks(env).iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["10.244.0.0/16", "fd00:10::/56"]);
+    }
+}
