@@ -46,6 +46,7 @@ pub fn init(cluster: &Cluster, facts: &Facts, found: &Found, machine: &Arc<dyn M
     let own = kubelet::Kubelet { config: &cluster.kubelet, node: &node, register_taints: false, facts };
     let mut needs = brought.kubelet.clone();
     needs.extend([brought.runtime.clone(), brought.cni.clone(), kubeconfig::key("kubelet.conf")]);
+    needs.extend(plan.keys_of(host::PHASE));
     plan.extend(kubelet::kubelet(&own, machine, &first, &needs)?);
     plan.extend(wait::kubelet(cluster, machine, &[kubelet::key()])?);
 

@@ -73,9 +73,24 @@ mod tests {
         assert_eq!(serde_json::to_value(typed).unwrap(), *value);
     }
 
+    fn bundle() -> Manifest {
+        serde_json::from_str(include_str!("../../tests/golden/bundle.json")).unwrap()
+    }
+
+    fn cluster() -> Cluster {
+        let facts = crate::facts::tests::facts();
+        crate::cluster::load_init(&Default::default(), None, None, &facts, &bundle()).unwrap()
+    }
+
     /// Fields that Kubernetes does not know, or of a wrong type, do not survive the way through its types.
-    pub(crate) fn check_types(objects: &[Object]) {
-        for Object { value, .. } in objects {
+    #[test]
+    fn all_objects_are_what_their_types_allow() {
+        let (cluster, bundle) = (cluster(), bundle());
+        let mut objects = coredns::objects(&cluster, &bundle).unwrap();
+        objects.extend(kube_proxy::objects(&cluster).unwrap());
+        objects.extend(flannel::objects(&cluster, &bundle).unwrap());
+        assert_eq!(objects.len(), 18);
+        for Object { value, .. } in &objects {
             match value["kind"].as_str().unwrap() {
                 "ConfigMap" => same::<core::v1::ConfigMap>(value),
                 "Service" => same::<core::v1::Service>(value),
