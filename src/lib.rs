@@ -21,4 +21,5 @@ pub mod preflight;
 pub mod ready;
 pub mod render;
 pub mod reset;
+pub mod up;
 pub mod yaml;

@@ -12,6 +12,7 @@ pub mod kubelet;
 pub mod mark;
 mod rbac;
 mod static_pod;
+pub mod up;
 pub mod upload_config;
 pub mod wait;
 

@@ -1,0 +1,168 @@
+//! `kprov up` and its friends: the operator's side, in coarse steps. Machines are made, kprov and the bundle are brought
+//! onto them, kprov runs there ([`there`]), and its events are passed on.
+//!
+//! Reading order: [`places`] is where things are kept, [`steps`] what is done, [`template`] what machines are copied
+//! from, [`there`] how kprov runs on a machine, [`ready`] when a cluster is done.
+
+pub mod documents;
+pub mod image;
+pub mod kubeconfig;
+pub mod leave;
+pub mod life;
+pub mod places;
+pub mod ready;
+pub mod steps;
+pub mod template;
+pub mod there;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::bail;
+use ipnet::Ipv4Net;
+use kprov_providers::Events;
+use kprov_providers::local::Machines;
+use tokio::sync::Mutex;
+
+use self::places::{ClusterRecord, FORMAT, Places};
+use crate::bundle::locate::Found;
+use crate::engine::{Engine, Outcome, Stop};
+use crate::journal::Journal;
+use crate::phases;
+
+/// Until when `up` waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Until {
+    /// The API answers and all nodes are registered.
+    Api,
+    /// All nodes are Ready.
+    Node,
+    /// All nodes and system pods are Ready.
+    Pods,
+}
+
+/// What `up` is to bring about.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The cluster's name.
+    pub name: String,
+    /// Number of workers; none: as many as there are, one for a new cluster.
+    pub workers: Option<u32>,
+    /// The machines' subnet; none: one that is free.
+    pub subnet: Option<Ipv4Net>,
+    /// The bundle to make machines with.
+    pub bundle: Found,
+    /// The static kprov to bring onto machines.
+    pub kprov: PathBuf,
+    /// Until when to wait.
+    pub until: Until,
+}
+
+/// What all steps of one `up` share.
+pub struct Ground {
+    /// The cluster's name.
+    pub name: String,
+    /// Where it is kept.
+    pub places: Places,
+    /// Its machines.
+    pub machines: Arc<Mutex<Machines>>,
+    /// Its bundle.
+    pub bundle: Found,
+    /// The static kprov.
+    pub kprov: PathBuf,
+    /// The template's name.
+    pub template: String,
+    /// Where events of machines go.
+    pub events: Events,
+    /// All machines that are to be there, short names.
+    pub wanted: BTreeSet<String>,
+    /// Until when to wait.
+    pub until: Until,
+}
+
+/// The control-plane machine's short name.
+pub const CONTROL_PLANE: &str = "cp-1";
+
+/// A worker's short name, from 1.
+pub fn worker(number: u32) -> String {
+    format!("worker-{number}")
+}
+
+impl Ground {
+    /// A machine's host and node name.
+    pub fn hostname(&self, machine: &str) -> String {
+        format!("{}-{machine}", self.name)
+    }
+
+    /// Where the bundle is on a machine: in root's cache, where kprov looks by itself.
+    pub fn bundle_there(&self) -> String {
+        let file = crate::bundle::locate::file_name(&self.bundle.manifest.kubernetes, &self.bundle.manifest.arch);
+        format!("/root/.cache/kprov/{file}")
+    }
+
+    /// Names of all nodes that are to be there.
+    pub fn nodes(&self) -> BTreeSet<String> {
+        self.wanted.iter().map(|machine| self.hostname(machine)).collect()
+    }
+}
+
+/// Workers of a cluster that are more than wanted: short names. What `up` would drain and remove.
+pub fn surplus(machines: &Machines, workers: u32) -> Vec<String> {
+    let number = |name: &str| name.strip_prefix("worker-").and_then(|number| number.parse::<u32>().ok());
+    machines.record().machines.keys().filter(|name| number(name).is_some_and(|n| n > workers)).cloned().collect()
+}
+
+/// How many workers a cluster is to have: as asked, else as before, else one.
+pub fn workers(asked: Option<u32>, known: Option<&ClusterRecord>) -> u32 {
+    asked.or(known.map(|known| known.workers)).unwrap_or(1)
+}
+
+/// Brings the cluster up, or to what is wanted now. Everything of it is remembered first.
+///
+/// # Errors
+/// When the host cannot carry machines, the cluster cannot be changed so, or another `up` is at work on it. What goes
+/// wrong in steps is in the outcome.
+pub async fn up(places: &Places, wanted: Wanted, events: Events, stop: Stop) -> anyhow::Result<(Outcome, Ground)> {
+    let known = places.load(&wanted.name)?;
+    let kubernetes = wanted.bundle.manifest.kubernetes.clone();
+    if let Some(known) = known.as_ref().filter(|known| known.kubernetes != kubernetes) {
+        bail!("{} runs Kubernetes {}, and the bundle has {kubernetes}", wanted.name, known.kubernetes);
+    }
+    let workers = workers(wanted.workers, known.as_ref());
+    std::fs::create_dir_all(places.cluster(&wanted.name))?;
+    let journal = Arc::new(Journal::open(places.cluster(&wanted.name).join("journal.jsonl"))?);
+    let taken = places.subnets_of_others(&wanted.name);
+    let dirs = places.dirs(&wanted.name);
+    let machines = Machines::open_or_create(&dirs, &wanted.name, wanted.subnet, &taken).await?;
+    let template = template::name(&kubernetes, &wanted.bundle.id);
+    let record = ClusterRecord {
+        format: FORMAT,
+        provider: "local".to_owned(),
+        kubernetes,
+        bundle: wanted.bundle.path.clone(),
+        bundle_id: wanted.bundle.id.clone(),
+        workers,
+        template: template.clone(),
+    };
+    places.save(&wanted.name, &record)?;
+    let leaving = surplus(&machines, workers);
+    let ground = Arc::new(Ground {
+        name: wanted.name,
+        places: places.clone(),
+        machines: Arc::new(Mutex::new(machines)),
+        bundle: wanted.bundle,
+        kprov: wanted.kprov,
+        template,
+        events: events.clone(),
+        wanted: std::iter::once(CONTROL_PLANE.to_owned()).chain((1..=workers).map(worker)).collect(),
+        until: wanted.until,
+    });
+    let plan = phases::up::plan(&ground, &leaving);
+    // Two cores are soon the limit: more joins at once make each of them slower.
+    let engine = Engine::new(events, stop).limit("join", 4).limit("bring", 4).limit("machines", 4);
+    let outcome = engine.run("up", &plan, &journal).await?;
+    drop(plan);
+    let ground = Arc::try_unwrap(ground).map_err(|_| anyhow::anyhow!("a step outlived its run"))?;
+    Ok((outcome, ground))
+}

@@ -1,0 +1,95 @@
+//! Stop, start, take down: what is done to a cluster's machines once they are there.
+
+use anyhow::{Context, bail};
+use kprov_providers::local::Machines;
+use kprov_providers::{Events, Watch};
+
+use super::places::Places;
+
+/// A cluster's machines.
+///
+/// # Errors
+/// When there is no such cluster, or what is remembered of it cannot be read.
+pub async fn open(places: &Places, name: &str) -> anyhow::Result<Machines> {
+    match Machines::open(&places.dirs(name)).await? {
+        Some(machines) => Ok(machines),
+        None => bail!("no cluster of this name on this host: {name}"),
+    }
+}
+
+/// Machines in the order in which they are stopped: workers, then the control plane.
+fn order(machines: &Machines) -> Vec<String> {
+    let (cps, workers): (Vec<String>, Vec<String>) =
+        machines.record().machines.keys().cloned().partition(|name| name.starts_with("cp-"));
+    workers.into_iter().chain(cps).collect()
+}
+
+/// Shuts all machines down. Those that do not run are passed over.
+///
+/// # Errors
+/// When one cannot be stopped.
+pub async fn stop(places: &Places, name: &str, events: &Events) -> anyhow::Result<()> {
+    let mut machines = open(places, name).await?;
+    for machine in order(&machines) {
+        if machines.alive(&machine) {
+            events.note(format!("stopping {}", machines.hostname(&machine)));
+        }
+        machines.stop(&machine).await?;
+    }
+    Ok(())
+}
+
+/// Starts all machines; bridges, namespaces and rules are made again where a reboot took them.
+///
+/// # Errors
+/// When one does not come up.
+pub async fn start(places: &Places, name: &str, events: &Events) -> anyhow::Result<Machines> {
+    kprov_providers::local::host::check()?;
+    kprov_providers::local::host::load_modules().await;
+    let mut machines = open(places, name).await?;
+    let mut all = order(&machines);
+    all.reverse();
+    for machine in &all {
+        if !machines.alive(machine) {
+            events.note(format!("starting {}", machines.hostname(machine)));
+        }
+        machines.boot(machine).await?;
+    }
+    for machine in &all {
+        machines.wait_ssh(machine).await?;
+    }
+    Ok(machines)
+}
+
+/// Removes a cluster: machines, disks, links, namespaces, rules, and everything that is remembered of it. Templates
+/// stay in the cache. No such cluster: false.
+///
+/// # Errors
+/// When something cannot be removed; calling again goes on.
+pub async fn down(places: &Places, name: &str, events: &Events) -> anyhow::Result<bool> {
+    let dir = places.cluster(name);
+    if !dir.exists() {
+        return Ok(false);
+    }
+    if let Some(machines) = Machines::open(&places.dirs(name)).await? {
+        for machine in machines.record().machines.keys() {
+            events.note(format!("removing {}", machines.hostname(machine)));
+        }
+        machines.destroy().await?;
+    }
+    std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
+    // The last cluster: nothing is left of any.
+    let _ = std::fs::remove_dir(&places.state);
+    Ok(true)
+}
+
+/// Waits until all nodes and system pods of a started cluster are Ready.
+///
+/// # Errors
+/// As [`super::ready::wait`].
+pub async fn wait_ready(places: &Places, machines: &Machines, watch: &Watch) -> anyhow::Result<super::ready::Health> {
+    let name = &machines.record().name;
+    let client = super::ready::client(&places.kubeconfig(name)).await?;
+    let nodes = super::steps::node_names(machines);
+    super::ready::wait(&client, &nodes, true, watch).await
+}
