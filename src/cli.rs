@@ -8,6 +8,8 @@ pub mod output;
 mod act;
 mod bundle;
 mod completion;
+mod init;
+mod node;
 mod version;
 
 use std::process::ExitCode;
@@ -45,6 +47,7 @@ enum Command {
     Bundle(bundle::Args),
     Version(version::Args),
     Completion(completion::Args),
+    Init(Box<init::Args>),
 }
 
 /// Parses the command line, runs the command, prints its failure and returns its exit code.
@@ -72,6 +75,7 @@ fn dispatch(command: Command, shell: &Shell) -> Result<u8> {
         Command::Bundle(args) => bundle::run(args, shell),
         Command::Version(args) => version::run(&args, shell).map(|()| 0),
         Command::Completion(args) => completion::run(&args).map(|()| 0),
+        Command::Init(args) => init::run(*args, shell),
     }
 }
 

@@ -21,5 +21,7 @@ pub mod preflight;
 pub mod ready;
 pub mod render;
 pub mod reset;
+pub mod token;
 pub mod up;
+
 pub mod yaml;

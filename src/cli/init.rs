@@ -1,20 +1,25 @@
 //! `kprov init`: a first control plane on this machine.
 
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use kprov_providers::kube::Api;
+
+use super::Shell;
 use super::act::{self, Act, End};
 use super::error::{Failure, Kind, Result};
 use super::node::{self, Node};
-use super::{Shell, ready};
 use crate::cluster::flags::{CniChoice, InitFlags, WaitFor};
 use crate::cluster::{self, Cluster, Problems};
 use crate::phases;
 use crate::preflight::{self, Look};
-use crate::token;
+use crate::{ready, token};
 
 /// Where the administrator's kubeconfig is.
 pub(super) const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
+
+/// How long `--wait` waits; a slow card may take minutes to unpack what the pods run.
+pub(super) const READY: Duration = Duration::from_secs(600);
 
 /// Make this machine the first control plane of a cluster
 #[derive(Debug, clap::Args)]
@@ -58,7 +63,7 @@ async fn init(args: Args, act: Act) -> Result<End> {
     let scene = Look { machine: machine.as_ref(), facts, ours: &ours, bundle: Some(&bundle.manifest), now };
     let findings = preflight::init(&scene, &cluster).await.map_err(Failure::user)?;
     node::preflight(&act, findings, &ignored(&cluster))?;
-    crate::facts::detected(facts).into_iter().chain(cluster.notes.iter().cloned()).for_each(|n| act.events.note(n));
+    crate::facts::fit::detected(facts).into_iter().chain(cluster.notes.iter().cloned()).for_each(|n| act.events.note(n));
 
     let plan = phases::init(&cluster, facts, &bundle, &machine).map_err(Failure::internal)?;
     if cluster.init.dry_run == Some(true) {
@@ -78,11 +83,22 @@ async fn init(args: Args, act: Act) -> Result<End> {
     let name = cluster.init.node_registration.as_ref().and_then(|node| node.name.clone()).unwrap_or_default();
     match flags.wait.unwrap_or(WaitFor::Api) {
         WaitFor::Api => {}
-        WaitFor::Node => ready::node(&machine, ADMIN_CONF, &name).await?,
-        WaitFor::Pods => ready::pods(&machine, ADMIN_CONF).await?,
+        WaitFor::Node => wait(&act, &machine, Some(&name)).await?,
+        WaitFor::Pods => wait(&act, &machine, None).await?,
     }
     let join = if flags.skip_token_print { None } else { join_line(&machine).await? };
     Ok(end(&name, join, finished))
+}
+
+/// Waits for one Node, or for all Nodes and system pods.
+async fn wait(act: &Act, machine: &std::sync::Arc<dyn kprov_providers::Machine>, node: Option<&str>) -> Result {
+    let api = Api::new(machine.clone(), [ADMIN_CONF], None);
+    let client = api.need().await.map_err(Failure::remote)?;
+    let waited = match node {
+        Some(name) => ready::wait_node(&client, name, READY, &act.events).await,
+        None => ready::wait(&client, 1, READY, &act.events).await,
+    };
+    waited.map(|_| ()).map_err(Failure::remote)
 }
 
 /// The line for other machines, with a token that still lives; none where there is no such token any more.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use kprov_providers::machine::This;
+use kprov_providers::machine::this::ThisMachine;
 use kprov_providers::{Machine, Status};
 use serde_json::Value;
 
@@ -32,7 +32,7 @@ impl Node {
     /// # Errors
     /// When files of the machine or the journal cannot be read.
     pub(super) async fn look(socket: Option<&str>, measure: bool) -> Result<Self> {
-        let machine: Arc<dyn Machine> = Arc::new(This::new());
+        let machine: Arc<dyn Machine> = Arc::new(ThisMachine::new().map_err(Failure::internal)?);
         let record = Journal::read(journal::DEFAULT).map_err(Failure::user)?;
         let ours = |path: &str| record.made_path(path);
         let answers = facts::Answers::ask(measure);
@@ -51,7 +51,7 @@ pub(super) fn bundle(file: Option<PathBuf>, version: Option<String>) -> Result<F
         file,
         beside: std::env::current_exe().ok().and_then(|exe| exe.parent().map(PathBuf::from)),
         cache: locate::cache_dir(variable("XDG_CACHE_HOME").as_deref(), variable("HOME").as_deref()),
-        arch: facts::arch(std::env::consts::ARCH).to_owned(),
+        arch: super::version::arch().to_owned(),
         version,
     };
     locate::locate(&search).map_err(Failure::user)
@@ -162,18 +162,17 @@ pub(super) async fn run(act: &Act, command: &str, plan: &Plan, journal: &Arc<Jou
 /// [`Kind::User`] when something differs: a finished machine is changed by `reset` only.
 pub(super) async fn still_as_wanted(act: &Act, command: &str, plan: &Plan, record: &Record) -> Result {
     let changes = engine::preview(plan, record.all_outputs(), &act.events).await.map_err(Failure::internal)?;
-    let unlike: Vec<String> = changes
-        .iter()
-        .filter(|change| change.changes())
-        .map(line)
-        .chain(changes.iter().filter_map(blocked))
-        .collect();
+    let unlike: Vec<String> =
+        changes.iter().filter(|change| change.changes()).map(line).chain(changes.iter().filter_map(blocked)).collect();
     if unlike.is_empty() {
         return Ok(());
     }
     Err(Failure {
         kind: Kind::User,
-        error: anyhow::anyhow!("kprov {command} was finished on this machine before, and something is not as it would make it now:\n{}", unlike.concat()),
+        error: anyhow::anyhow!(
+            "kprov {command} was finished on this machine before, and something is not as it would make it now:\n{}",
+            unlike.concat()
+        ),
         hints: Vec::new(),
     }
     .hint("nothing was changed; to start over: kprov reset"))

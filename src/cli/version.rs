@@ -27,7 +27,7 @@ pub(super) fn run(_: &Args, shell: &Shell) -> Result {
 }
 
 /// The architecture in Kubernetes' words.
-fn arch() -> &'static str {
+pub(super) fn arch() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

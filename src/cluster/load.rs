@@ -7,10 +7,28 @@ use super::flags::{CniChoice, InitFlags, JoinFlags, ResetFlags};
 use super::input::{Doc, Input};
 use super::kubeadm::{ClusterConfiguration, InitConfiguration};
 use super::problems::{Kind, Problem, Problems};
-use super::{Cluster, Cni, Joining, Resetting, components, defaults, merge};
+use super::{Cluster, Cni, Joining, Resetting, components, defaults, merge, version};
 use crate::bundle::Manifest;
 use crate::facts::Facts;
 use crate::yaml;
+
+/// The exact version that a flag or the file asks for, before anything else of them is looked at: it decides which
+/// bundle is taken. A label (`stable-1`) and a text that is no version decide nothing.
+pub fn wanted_version(flag: Option<&str>, config: Option<(&str, &str)>) -> Option<String> {
+    let asked = flag.map(str::to_owned).or_else(|| {
+        let parsed = yaml::parse(config?.1);
+        let documents = parsed.documents.iter().map(|document| &document.root);
+        let text = |root: &yaml::Node, field| root.get(field).and_then(yaml::Node::text).map(str::to_owned);
+        documents
+            .clone()
+            .find(|r| text(r, "kind").as_deref() == Some(Doc::Cluster.kind()))
+            .and_then(|r| text(r, "kubernetesVersion"))
+    })?;
+    match version::wanted(&asked)? {
+        version::Wanted::Exactly(version) => Some(version.to_string()),
+        _ => None,
+    }
+}
 
 /// The input of `init`: flags and file, with defaults. `cni` is the text of the `--cni` file, where that is one.
 ///
