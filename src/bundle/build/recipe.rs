@@ -22,13 +22,22 @@ pub(crate) struct Release {
 }
 
 /// All releases that can be bundled, newest first.
-pub(crate) const RELEASES: [Release; 1] = [Release {
-    kubernetes: "v1.36.3",
-    time: "2026-07-22T18:07:38Z",
-    etcd: "3.6.8-0",
-    coredns: "v1.14.2",
-    pause: "3.10.2",
-}];
+pub(crate) const RELEASES: [Release; 2] = [
+    Release {
+        kubernetes: "v1.36.3",
+        time: "2026-07-22T18:07:38Z",
+        etcd: "3.6.8-0",
+        coredns: "v1.14.2",
+        pause: "3.10.2",
+    },
+    Release {
+        kubernetes: "v1.35.4",
+        time: "2026-04-15T18:01:22Z",
+        etcd: "3.6.6-0",
+        coredns: "v1.13.1",
+        pause: "3.10.1",
+    },
+];
 
 /// The parts whose version can be chosen, with the module whose version it is and the version that every release
 /// takes (empty: the release names it).
@@ -285,7 +294,7 @@ mod tests {
             assert!(error.contains(why), "{error}");
         }
         let error = plan("v1.29.0", "amd64", &BTreeMap::new()).unwrap_err().to_string();
-        assert!(error.contains("only of v1.36.3"), "{error}");
+        assert!(error.contains("only of v1.36.3 and v1.35.4"), "{error}");
         assert!(plan(DEFAULT_KUBERNETES, "riscv64", &BTreeMap::new()).is_err());
     }
 
