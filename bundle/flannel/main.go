@@ -29,6 +29,7 @@ type options struct {
 	netConf     string
 	subnetFile  string
 	cniConf     string
+	waitFor     string
 	publicIP    string
 	publicIPv6  string
 	ifaces      list
@@ -82,6 +83,7 @@ func parse(args []string) options {
 	f.StringVar(&o.netConf, "net-config-path", "/etc/kube-flannel/net-conf.json", "network configuration")
 	f.StringVar(&o.subnetFile, "subnet-file", "/run/flannel/subnet.env", "where this node's subnet and MTU are written")
 	f.StringVar(&o.cniConf, "cni-conf", "/etc/cni/net.d/10-flannel.conflist", "CNI configuration that is written; empty: none")
+	f.StringVar(&o.waitFor, "wait-for", "", "address and port that must answer before the CNI configuration is written, for a minute at most")
 	f.StringVar(&o.publicIP, "public-ip", "", "IPv4 address by which other nodes reach this one")
 	f.StringVar(&o.publicIPv6, "public-ipv6", "", "IPv6 address by which other nodes reach this one")
 	f.Var(&o.ifaces, "iface", "interface (name or address) between the nodes; several: the first that exists")

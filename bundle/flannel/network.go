@@ -70,6 +70,7 @@ func runNetwork(ctx context.Context, wg *sync.WaitGroup, sm subnet.Manager, o op
 		return fmt.Errorf("writing %s: %w", o.subnetFile, err)
 	}
 	if o.cniConf != "" {
+		waitFor(ctx, o.waitFor)
 		if err := writeConflist(o.cniConf, config, lease.Subnet, lease.IPv6Subnet, nw.MTU()); err != nil {
 			return err
 		}
@@ -82,6 +83,31 @@ func runNetwork(ctx context.Context, wg *sync.WaitGroup, sm subnet.Manager, o op
 		nw.Run(ctx)
 	}()
 	return sm.CompleteLease(ctx, lease, wg)
+}
+
+// With the CNI configuration the node becomes ready and its pods start. A pod
+// that asks the API by its Service before kube-proxy has set that up (CoreDNS
+// does) gives up, and tries again only much later: so the Service goes first.
+func waitFor(ctx context.Context, address string) {
+	if address == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	dialer := net.Dialer{Timeout: 500 * time.Millisecond}
+	for pause := 50 * time.Millisecond; ; pause = min(pause*3/2, 500*time.Millisecond) {
+		conn, err := dialer.DialContext(ctx, "tcp", address)
+		if err == nil {
+			_ = conn.Close()
+			return
+		}
+		select {
+		case <-ctx.Done():
+			log.Warningf("%s does not answer, pods start all the same: %v", address, err)
+			return
+		case <-time.After(pause):
+		}
+	}
 }
 
 func rules(nft bool) trafficmngr.TrafficManager {
