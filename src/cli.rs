@@ -10,6 +10,7 @@ mod bundle;
 mod completion;
 mod init;
 mod node;
+mod reset;
 mod version;
 
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bundle(bundle::Args),
+    Reset(reset::Args),
     Version(version::Args),
     Completion(completion::Args),
     Init(Box<init::Args>),
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command, shell: &Shell) -> Result<u8> {
     match command {
         Command::Bundle(args) => bundle::run(args, shell),
+        Command::Reset(args) => reset::run(args, shell),
         Command::Version(args) => version::run(&args, shell).map(|()| 0),
         Command::Completion(args) => completion::run(&args).map(|()| 0),
         Command::Init(args) => init::run(*args, shell),

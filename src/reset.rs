@@ -1,5 +1,5 @@
 //! `kprov reset`: takes back what init or join made on this machine. First what runs is stopped and what grew is
-//! removed ([`survey`]: kubeadm's known paths of contract A.19 and ours), then the journal is undone backwards. Whatever
+//! removed (kubeadm's known paths of contract A.19 and ours), then the journal is undone backwards. Whatever
 //! was there before stays. Every part may be gone already, so a reset may be killed and run again.
 
 mod etcd;
@@ -20,8 +20,7 @@ use crate::engine::{self, Stop};
 use crate::journal::{Journal, Record};
 
 pub use self::kernel::{Kernel, ThisKernel};
-pub use self::node::own_name;
-pub use self::survey::survey;
+use self::survey::survey;
 pub use self::task::Task;
 
 /// Phase name of its events.
@@ -35,6 +34,8 @@ pub struct Reset {
     pub kernel: Arc<dyn Kernel>,
     /// What the user asked for.
     pub config: ResetConfiguration,
+    /// The kubeconfig with which the cluster is talked to, instead of the kubelet's.
+    pub kubeconfig: Option<String>,
     /// Where it tells what it does.
     pub events: Events,
     /// How it hears that it should stop.
@@ -65,7 +66,7 @@ impl Reset {
     /// # Errors
     /// When the machine cannot be looked at.
     pub async fn preview(&self, record: &Record) -> anyhow::Result<Vec<String>> {
-        let tasks = survey(self.machine.as_ref(), self.kernel.as_ref(), &self.config, record).await?;
+        let tasks = self.survey(record).await?;
         let mut lines: Vec<String> = tasks.iter().map(ToString::to_string).collect();
         for entry in record.entries().iter().rev() {
             let made = entry.made.iter().rev().filter(|made| **made != kprov_providers::Made::Nothing);
@@ -85,7 +86,7 @@ impl Reset {
         let mut report = Report::default();
         journal.begin("reset", "");
         let record = journal.record();
-        for task in survey(self.machine.as_ref(), self.kernel.as_ref(), &self.config, &record).await? {
+        for task in self.survey(&record).await? {
             if self.stop.asked() {
                 report.interrupted = true;
                 return Ok(report);
@@ -102,6 +103,11 @@ impl Reset {
             journal.end(false)?;
         }
         Ok(report)
+    }
+
+    async fn survey(&self, record: &Record) -> anyhow::Result<Vec<Task>> {
+        let kubeconfig = self.kubeconfig.as_deref();
+        survey(self.machine.as_ref(), self.kernel.as_ref(), &self.config, kubeconfig, record).await
     }
 
     async fn task(&self, task: &Task, report: &mut Report) {

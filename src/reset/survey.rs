@@ -48,10 +48,11 @@ const FILLED: [&str; 8] = [
 ///
 /// # Errors
 /// When the machine cannot be looked at.
-pub async fn survey(
+pub(super) async fn survey(
     machine: &dyn Machine,
     kernel: &dyn Kernel,
     config: &ResetConfiguration,
+    kubeconfig: Option<&str>,
     record: &Record,
 ) -> anyhow::Result<Vec<Task>> {
     // A journal tells what was there before: then only that goes which cannot have been. Without one, and with a
@@ -60,13 +61,13 @@ pub async fn survey(
     let traces = traces(machine)?;
     let mut tasks = Vec::new();
     if !journalled && !traces {
-        return Ok(network(machine, kernel).await?);
+        return network(machine, kernel).await;
     }
     let pki = config.certificates_dir.as_deref().unwrap_or("/etc/kubernetes/pki");
     if traces {
-        tasks.extend(running(machine, pki).await?);
+        tasks.extend(running(machine, pki, kubeconfig).await?);
     }
-    tasks.push(Task::Pods);
+    tasks.push(Task::Pods(config.cri_socket.clone()));
     let slice = "kubepods.slice";
     if is_active(machine, slice).await {
         tasks.push(Task::Stop(slice.to_owned()));
@@ -97,7 +98,7 @@ fn traces(machine: &dyn Machine) -> anyhow::Result<bool> {
 }
 
 /// What runs: leave etcd while it does, stop the kubelet, say so to the cluster.
-async fn running(machine: &dyn Machine, pki: &str) -> anyhow::Result<Vec<Task>> {
+async fn running(machine: &dyn Machine, pki: &str, kubeconfig: Option<&str>) -> anyhow::Result<Vec<Task>> {
     let mut tasks = Vec::new();
     if machine.meta("/etc/kubernetes/manifests/etcd.yaml")?.is_some() {
         tasks.push(Task::LeaveEtcd { pki: pki.to_owned() });
@@ -109,7 +110,7 @@ async fn running(machine: &dyn Machine, pki: &str) -> anyhow::Result<Vec<Task>> 
     if machine.meta(API_MANIFEST)?.is_none()
         && let Ok(Some(name)) = node::own_name(machine)
     {
-        tasks.push(Task::NotReady(name));
+        tasks.push(Task::NotReady(name, kubeconfig.unwrap_or(node::KUBELET_CONF).to_owned()));
     }
     Ok(tasks)
 }

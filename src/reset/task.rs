@@ -20,10 +20,10 @@ pub enum Task {
     },
     /// Stops a unit.
     Stop(String),
-    /// Marks the Node of this name not ready.
-    NotReady(String),
-    /// Stops and removes all pods and containers.
-    Pods,
+    /// Marks the Node of this name not ready, with this kubeconfig.
+    NotReady(String, String),
+    /// Stops and removes all pods and containers, also those of the runtime at this socket.
+    Pods(Option<String>),
     /// Unmounts a mount point with these flags.
     Unmount(String, Vec<String>),
     /// Removes a file.
@@ -49,8 +49,8 @@ impl fmt::Display for Task {
         match self {
             Self::LeaveEtcd { .. } => f.write_str("leave the etcd cluster if others are in it"),
             Self::Stop(unit) => write!(f, "stop {unit}"),
-            Self::NotReady(name) => write!(f, "mark node {name} not ready"),
-            Self::Pods => f.write_str("stop and remove all pods"),
+            Self::NotReady(name, _) => write!(f, "mark node {name} not ready"),
+            Self::Pods(_) => f.write_str("stop and remove all pods"),
             Self::Unmount(path, flags) => write!(f, "unmount {path} ({})", flags.join(", ")),
             Self::File(path) => write!(f, "remove {path}"),
             Self::Tree(path) => write!(f, "remove {path} with all that is in it"),
@@ -70,8 +70,8 @@ impl Task {
         match self {
             Self::LeaveEtcd { .. } => "reset/etcd-member".to_owned(),
             Self::Stop(unit) => format!("reset/stop/{unit}"),
-            Self::NotReady(_) => "reset/not-ready".to_owned(),
-            Self::Pods => "reset/pods".to_owned(),
+            Self::NotReady(..) => "reset/not-ready".to_owned(),
+            Self::Pods(_) => "reset/pods".to_owned(),
             Self::Unmount(path, _) => format!("reset/unmount{path}"),
             Self::File(path) | Self::Tree(path) | Self::Empty(path) => format!("reset/path{path}"),
             Self::Link(name) => format!("reset/link/{name}"),
@@ -84,15 +84,15 @@ impl Task {
 
     /// True where a failure only deserves a warning: the cluster may be away for good.
     pub(super) fn optional(&self) -> bool {
-        matches!(self, Self::LeaveEtcd { .. } | Self::NotReady(_))
+        matches!(self, Self::LeaveEtcd { .. } | Self::NotReady(..))
     }
 
     pub(super) async fn run(&self, machine: &dyn Machine, kernel: &dyn Kernel) -> anyhow::Result<()> {
         match self {
             Self::LeaveEtcd { pki } => etcd::leave(machine, pki).await,
             Self::Stop(unit) => stop(machine, unit).await,
-            Self::NotReady(name) => node::not_ready(machine, name).await,
-            Self::Pods => made::undo(machine, &Made::Pods).await,
+            Self::NotReady(name, kubeconfig) => node::not_ready(machine, name, kubeconfig).await,
+            Self::Pods(socket) => pods(machine, socket.as_deref()).await,
             Self::Unmount(path, flags) => kernel.unmount(path, flags),
             Self::File(path) => machine.remove(path),
             Self::Tree(path) => machine.remove_tree(path),
@@ -111,6 +111,17 @@ async fn stop(machine: &dyn Machine, unit: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     machine.unit_do(unit, UnitVerb::Stop).await
+}
+
+async fn pods(machine: &dyn Machine, socket: Option<&str>) -> anyhow::Result<()> {
+    if let Some(socket) = socket {
+        let args = ["--runtime-endpoint", socket, "--timeout", "20s", "rmp", "--all", "--force"];
+        let mut command = Command::new("crictl", args);
+        command.timeout = Some(Duration::from_secs(90));
+        let exit = machine.run(command).await.with_context(|| format!("removing the pods of {socket}"))?;
+        anyhow::ensure!(exit.success(), "crictl: {}", String::from_utf8_lossy(&exit.stderr).trim());
+    }
+    made::undo(machine, &Made::Pods).await
 }
 
 fn empty(machine: &dyn Machine, dir: &str) -> anyhow::Result<()> {

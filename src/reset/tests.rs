@@ -45,6 +45,7 @@ fn reset(machine: &FakeMachine) -> Reset {
         machine: Arc::new(machine.clone()),
         kernel: Arc::new(FakeKernel(AtomicBool::new(true))),
         config: ResetConfiguration::default(),
+        kubeconfig: None,
         events,
         stop: Stop::new(),
     }
