@@ -7,6 +7,7 @@ pub mod certs;
 pub mod control_plane;
 pub mod etcd;
 pub mod host;
+pub mod join;
 pub mod kubeconfig;
 pub mod kubelet;
 pub mod mark;
@@ -23,7 +24,9 @@ use kprov_providers::kube::Api;
 use kprov_providers::{Key, Machine};
 
 use crate::bundle::locate::Found;
-use crate::cluster::{Cluster, subnets};
+use crate::cluster::kubeadm::ClusterConfiguration;
+use crate::cluster::{Cluster, Joining, subnets};
+use crate::discovery::Met;
 use crate::facts::Facts;
 use crate::plan::Plan;
 
@@ -36,7 +39,7 @@ use crate::plan::Plan;
 /// A cluster whose values are not what validation lets through, or a bundle that lacks a part.
 pub fn init(cluster: &Cluster, facts: &Facts, found: &Found, machine: &Arc<dyn Machine>) -> Result<Plan> {
     let mut plan = Plan::new();
-    plan.extend(host::host(facts, has_v6(cluster), machine));
+    plan.extend(host::host(facts, has_v6(&cluster.config), machine));
     let first = [Key::new(host::FIRST)];
     let (steps, brought) = bundle::bundle(found, facts, machine, bundle::AtBoot::Enabled, &first)?;
     plan.extend(steps);
@@ -79,6 +82,21 @@ pub fn init(cluster: &Cluster, facts: &Facts, found: &Found, machine: &Arc<dyn M
     Ok(plan)
 }
 
+/// A worker on this machine, for the cluster that was met.
+///
+/// # Errors
+/// As [`init`].
+pub fn join(joining: &Joining, facts: &Facts, found: &Found, met: &Met, machine: &Arc<dyn Machine>) -> Result<Plan> {
+    let mut plan = Plan::new();
+    plan.extend(host::host(facts, has_v6(&met.config), machine));
+    let first = [Key::new(host::FIRST)];
+    let (steps, brought) = bundle::bundle(found, facts, machine, bundle::AtBoot::Enabled, &first)?;
+    plan.extend(steps);
+    // As soon as its Node is registered the kubelet is given pods, whose images must be there.
+    plan.extend(join::worker(joining, facts, met, machine, &first, &brought.all())?);
+    Ok(plan)
+}
+
 /// The API server of the init machine itself, so that a load balancer before it may come up later. super-admin.conf
 /// first: its rights do not rest on roles, which are only there some time after the API server listens.
 ///
@@ -89,8 +107,8 @@ pub fn api(cluster: &Cluster, machine: &Arc<dyn Machine>) -> Result<Api> {
     Ok(Api::new(machine.clone(), files, Some(certs::local_url(cluster)?)))
 }
 
-fn has_v6(cluster: &Cluster) -> bool {
-    let networking = cluster.config.networking.clone().unwrap_or_default();
+fn has_v6(config: &ClusterConfiguration) -> bool {
+    let networking = config.networking.clone().unwrap_or_default();
     let both = [networking.pod_subnet, networking.service_subnet];
     let all = both.iter().flatten().filter_map(|text| subnets::subnets(text)).flatten();
     all.into_iter().any(|subnet| matches!(subnet, ipnet::IpNet::V6(_)))

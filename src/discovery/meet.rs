@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::own::own;
 use super::{Api, Patience, Place, Request, Silence, Trouble, Trust, Wait, Who, discover};
 use crate::cluster::Joining;
+use crate::cluster::kubeadm::ClusterConfiguration;
 use crate::cluster::version::{self, Version};
 
 /// Where there is this, there is a control plane.
@@ -23,8 +24,8 @@ const API_SERVER: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
 pub struct Met {
     /// Where it is and whom to trust there.
     pub place: Place,
-    /// ClusterConfiguration as stored.
-    pub config: Value,
+    /// ClusterConfiguration as stored; fields that we do not know are left out.
+    pub config: ClusterConfiguration,
     /// KubeletConfiguration as stored.
     pub kubelet: Value,
     /// With what the kubelet asks for its certificate.
@@ -63,6 +64,8 @@ pub async fn meet(
     let reader = Reader::new(&place, who, asked.bootstrap.id(), asked.request.patience)?;
     let mut wait = Wait::new(asked.request.patience, say);
     let config = reader.config(&mut wait, "kubeadm-config", "ClusterConfiguration").await?;
+    let config: ClusterConfiguration =
+        serde_json::from_value(config).context("ClusterConfiguration in ConfigMap kubeadm-config")?;
     let stored = reader.config(&mut wait, "kubelet-config", "kubelet").await?;
     fitting(&config, kubelet)?;
     if own.is_none() && reader.ready(&mut wait, &asked.node).await? {
@@ -109,8 +112,8 @@ impl Asked {
 }
 
 /// The kubelet that will run must fit the cluster's version.
-fn fitting(config: &Value, kubelet: &str) -> Result<(), Trouble> {
-    let text = config.get("kubernetesVersion").and_then(Value::as_str).unwrap_or_default();
+fn fitting(config: &ClusterConfiguration, kubelet: &str) -> Result<(), Trouble> {
+    let text = config.kubernetes_version.as_deref().unwrap_or_default();
     let (Some(cluster), Some(kubelet)) = (Version::parse(text), Version::parse(kubelet)) else { return Ok(()) };
     version::kubelet(&cluster, &kubelet).map_err(|skew| Trouble::Skew { why: skew.to_string() })
 }

@@ -21,7 +21,7 @@ pub(crate) struct Own {
     /// The node that it is for.
     pub(crate) node: String,
     /// Certificate and key, PEM.
-    pub(super) identity: Zeroizing<Vec<u8>>,
+    pub(crate) identity: Zeroizing<Vec<u8>>,
     /// The certificate is valid now and the key belongs to it.
     pub(crate) usable: bool,
 }

@@ -1,6 +1,6 @@
 //! Against a real TLS server in this process, with certificates and clocks made for each case.
 
-mod meeting;
+pub(crate) mod meeting;
 pub(crate) mod server;
 
 use std::sync::Mutex;

@@ -29,7 +29,10 @@ pub(crate) async fn cluster(pki: &Pki) -> Server {
         }
     };
     let base = "/api/v1/namespaces/kube-system/configmaps";
-    server.on(&format!("{base}/kubeadm-config"), map("ClusterConfiguration", "kubernetesVersion: v1.36.3\n"));
+    server.on(
+        &format!("{base}/kubeadm-config"),
+        map("ClusterConfiguration", "kubernetesVersion: v1.36.3\nsomethingNew: {}\n"),
+    );
     server.on(&format!("{base}/kubelet-config"), map("kubelet", "cgroupDriver: systemd\nhealthzPort: 10248\n"));
     server
 }
@@ -79,7 +82,7 @@ async fn a_bare_machine_reads_the_configuration_with_its_token() {
     let met = try_join(&joining(&server, &pki), &machine).await.unwrap();
     assert!(!met.member);
     assert_eq!(met.place.server, format!("https://{}", server.endpoint()));
-    assert_eq!(met.config, json!({"kubernetesVersion": "v1.36.3"}));
+    assert_eq!(met.config.kubernetes_version.as_deref(), Some("v1.36.3"));
     assert_eq!(met.kubelet, json!({"cgroupDriver": "systemd", "healthzPort": 10248}));
     assert_eq!(machine.dump(), before);
 }

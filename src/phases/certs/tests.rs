@@ -47,18 +47,24 @@ pub(crate) fn cluster() -> Cluster {
 
 /// Runs all steps in their order: what was made. The first one that is foreign or fails ends it.
 pub(crate) async fn run(plan: &Plan) -> Result<Vec<String>, String> {
+    run_knowing(plan, &mut Outputs::none()).await
+}
+
+/// The same with what earlier runs have handed on.
+pub(crate) async fn run_knowing(plan: &Plan, known: &mut Outputs) -> Result<Vec<String>, String> {
     plan.validate().unwrap();
     let mut made = Vec::new();
     for step in plan.steps() {
-        match step.check(&Outputs::none()).await.map_err(|e| format!("{e:#}"))? {
-            Status::Ready(_) => {}
+        match step.check(known).await.map_err(|e| format!("{e:#}"))? {
+            Status::Ready(outputs) => known.merge(outputs),
             Status::Foreign(why) => return Err(why),
             Status::Missing | Status::Differs(_) => {
-                step.made(&Outputs::none()).await.map_err(|e| format!("{e:#}"))?;
-                step.apply(&Outputs::none(), &Watch::quiet()).await.map_err(|e| format!("{e:#}"))?;
+                step.made(known).await.map_err(|e| format!("{e:#}"))?;
+                let outputs = step.apply(known, &Watch::quiet()).await.map_err(|e| format!("{e:#}"))?;
+                known.merge(outputs);
                 made.push(step.key().to_string());
-                let after = step.check(&Outputs::none()).await.unwrap();
-                assert_eq!(after, Status::Ready(Outputs::none()), "{} after apply", step.key());
+                let after = step.check(known).await.unwrap();
+                assert!(matches!(after, Status::Ready(_)), "{} after apply: {after:?}", step.key());
             }
         }
     }
