@@ -3,7 +3,8 @@
 //! What lies in the folder afterwards:
 //! - `kprov-manifest.json`, as it stands in the bundle;
 //! - `files/HEX`: the files for the machine, each content once, to be linked to their places;
-//! - `images.tar`: the images as an OCI archive, to be imported whole.
+//! - `images.tar`: the images as an OCI archive, to be imported whole. It is removed after that, best before it ever
+//!   reached the disk, so it is not synced: whoever imports it checks every digest anyway.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -31,7 +32,8 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> BundleError + '_ {
     |error| BundleError::Write { path: path.to_owned(), error }
 }
 
-/// The folder's manifest, if all of the bundle `id` is unpacked there. `read` and `size` look at names within the
+/// The folder's manifest, if all files of the bundle `id` are unpacked there (the images may be imported and gone).
+/// `read` and `size` look at names within the
 /// folder; names and sizes are enough for one that appeared by a rename after everything was verified and synced.
 pub fn is_whole(
     id: &str,
@@ -43,9 +45,6 @@ pub fn is_whole(
         return None;
     }
     let manifest = Manifest::from_bytes(&bytes).ok()?;
-    if size(IMAGES) != Some(archive_size(&manifest)) {
-        return None;
-    }
     let whole = contents(&manifest).iter().all(|(hex, (bytes, _))| size(&format!("{FILES}/{hex}")) == Some(*bytes));
     whole.then_some(manifest)
 }
@@ -124,13 +123,11 @@ fn stage<R: Read>(opened: Opened<R>, staging: &Path, progress: Progress<'_>) -> 
     let read = opened.read(&mut writer);
     let Unpacker { archive, finished, .. } = writer;
     let written = read.and_then(|manifest| {
-        let buffered = archive.finish()?;
-        let images = buffered.into_inner().map_err(|e| failed(&images_path)(e.into_error()))?;
-        // Received by the thread until the channel closes below.
-        let _ = finished.send((images_path, images));
+        drop(archive.finish()?);
         let path = staging.join(MANIFEST_NAME);
         let mut file = File::create_new(&path).map_err(failed(&path))?;
         file.write_all(&manifest_bytes).map_err(failed(&path))?;
+        // Received by the thread until the channel closes below.
         let _ = finished.send((path, file));
         Ok(manifest)
     });

@@ -117,8 +117,7 @@ pub fn bundle(
         machine.clone(),
         ctr,
         address,
-        &found.id,
-        found.manifest.images.iter().cloned(),
+        found,
         facts.runtime.is_none(),
     ));
 

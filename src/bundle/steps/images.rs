@@ -1,6 +1,7 @@
 //! Imports the images of an unpacked bundle into containerd.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use kprov_providers::steps::Label;
 use kprov_providers::{Machine, Made, Outputs, Status, Step, Watch};
 
 use super::folder;
+use crate::bundle::images;
+use crate::bundle::locate::Found;
 use crate::bundle::manifest::Image;
 use crate::bundle::unpack::IMAGES;
 
@@ -24,6 +27,7 @@ pub struct ImportImages {
     ctr: String,
     address: String,
     archive: String,
+    bundle: PathBuf,
     images: Vec<Image>,
     ours: bool,
 }
@@ -47,15 +51,14 @@ fn known_images(table: &str) -> BTreeMap<String, Known> {
 }
 
 impl ImportImages {
-    /// Imports the images of the bundle `id` through the containerd at `address` (a path), with the `ctr` at that path.
-    /// `ours`: all that this containerd has was made by kprov.
+    /// Imports the images of an unpacked bundle through the containerd at `address` (a path), with the `ctr` at that
+    /// path. `ours`: all that this containerd has was made by kprov.
     pub fn new(
         label: Label,
         machine: Arc<dyn Machine>,
         ctr: impl Into<String>,
         address: impl Into<String>,
-        id: &str,
-        images: impl IntoIterator<Item = Image>,
+        found: &Found,
         ours: bool,
     ) -> Self {
         Self {
@@ -63,8 +66,9 @@ impl ImportImages {
             machine,
             ctr: ctr.into(),
             address: address.into(),
-            archive: format!("{}/{IMAGES}", folder(id)),
-            images: images.into_iter().collect(),
+            archive: format!("{}/{IMAGES}", folder(&found.id)),
+            bundle: found.path.clone(),
+            images: found.manifest.images.clone(),
             ours,
         }
     }
@@ -84,22 +88,9 @@ impl ImportImages {
         let exit = self.ctr(&["images", "list"], Duration::from_secs(30)).await?;
         Ok(exit.success().then(|| known_images(&exit.text())))
     }
-}
 
-#[async_trait]
-impl Step for ImportImages {
-    kprov_providers::labelled!();
-
-    fn describe(&self) -> String {
-        format!("import {} images", self.images.len())
-    }
-
-    fn content(&self) -> Option<String> {
-        let lines = self.images.iter().map(|image| format!("{} {}", image.name, image.digest));
-        Some(lines.collect::<Vec<_>>().join("\n"))
-    }
-
-    async fn check(&self, _known: &Outputs) -> anyhow::Result<Status> {
+    /// How the images stand in containerd.
+    async fn look(&self) -> anyhow::Result<Status> {
         let Some(known) = self.known().await? else { return Ok(Status::Missing) };
         let (mut missing, mut differs, mut foreign) = (false, Vec::new(), Vec::new());
         for image in &self.images {
@@ -128,6 +119,49 @@ impl Step for ImportImages {
         })
     }
 
+    /// Takes the archive from the bundle once more: it was imported and removed, or damaged by a power cut.
+    async fn export(&self) -> anyhow::Result<()> {
+        let (bundle, archive, machine) = (self.bundle.clone(), self.archive.clone(), self.machine.clone());
+        let export = move || -> anyhow::Result<()> {
+            if let Some(path) = machine.real_path(&archive) {
+                images::export(&bundle, &path)?;
+                return Ok(());
+            }
+            let beside = tempfile::tempdir().context("making a directory to unpack in")?;
+            let path = beside.path().join(IMAGES);
+            images::export(&bundle, &path)?;
+            machine.write(&archive, &std::fs::read(&path)?, 0o644)
+        };
+        tokio::task::spawn_blocking(export).await.context("taking the images from the bundle")?
+    }
+
+    async fn import(&self) -> anyhow::Result<Exit> {
+        let import = ["images", "import", "--local", "--label", PINNED, &*self.archive];
+        self.ctr(&import, Duration::from_secs(900)).await
+    }
+}
+
+#[async_trait]
+impl Step for ImportImages {
+    kprov_providers::labelled!();
+
+    fn describe(&self) -> String {
+        format!("import {} images", self.images.len())
+    }
+
+    fn content(&self) -> Option<String> {
+        let lines = self.images.iter().map(|image| format!("{} {}", image.name, image.digest));
+        Some(lines.collect::<Vec<_>>().join("\n"))
+    }
+
+    async fn check(&self, _known: &Outputs) -> anyhow::Result<Status> {
+        Ok(match self.look().await? {
+            // Imported, and killed before the archive was removed; or not needed at all.
+            Status::Ready(_) if self.machine.meta(&self.archive)?.is_some() => Status::Missing,
+            other => other,
+        })
+    }
+
     async fn made(&self, _known: &Outputs) -> anyhow::Result<Vec<Made>> {
         // Our own containerd goes with everything in it.
         if self.ours {
@@ -140,15 +174,27 @@ impl Step for ImportImages {
             .collect())
     }
 
-    async fn apply(&self, known: &Outputs, _watch: &Watch) -> anyhow::Result<Outputs> {
-        let import = ["images", "import", "--local", "--label", PINNED, &*self.archive];
-        let exit = self.ctr(&import, Duration::from_secs(900)).await?;
+    async fn apply(&self, _known: &Outputs, _watch: &Watch) -> anyhow::Result<Outputs> {
+        if let Status::Ready(outputs) = self.look().await? {
+            self.machine.remove(&self.archive)?;
+            return Ok(outputs);
+        }
+        let fresh = self.machine.meta(&self.archive)?.is_none();
+        if fresh {
+            self.export().await?;
+        }
+        let mut exit = self.import().await?;
+        if !exit.success() && !fresh {
+            self.export().await?;
+            exit = self.import().await?;
+        }
         if !exit.success() {
             let text = String::from_utf8_lossy(&exit.stderr);
             let last: Vec<&str> = text.lines().rev().take(5).collect();
             bail!("ctr images import: {}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
         }
-        match self.check(known).await.context("looking at the imported images")? {
+        self.machine.remove(&self.archive)?;
+        match self.look().await.context("looking at the imported images")? {
             Status::Ready(outputs) => Ok(outputs),
             other => bail!("the images are imported, but not as they should be: {other:?}"),
         }
