@@ -14,6 +14,7 @@ pub mod ready;
 pub mod steps;
 pub mod template;
 pub mod there;
+pub mod tools;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -107,10 +108,16 @@ impl Ground {
     }
 }
 
-/// Workers of a cluster that are more than wanted: short names. What `up` would drain and remove.
-pub fn surplus(machines: &Machines, workers: u32) -> Vec<String> {
+/// Workers among machines (short names) that are more than wanted: what `up` drains and removes.
+fn surplus<'a>(machines: impl Iterator<Item = &'a String>, workers: u32) -> Vec<String> {
     let number = |name: &str| name.strip_prefix("worker-").and_then(|number| number.parse::<u32>().ok());
-    machines.record().machines.keys().filter(|name| number(name).is_some_and(|n| n > workers)).cloned().collect()
+    machines.filter(|name| number(name).is_some_and(|n| n > workers)).cloned().collect()
+}
+
+/// Workers of a remembered cluster that are more than wanted, short names; none where there is no such cluster.
+pub fn surplus_remembered(places: &Places, name: &str, workers: u32) -> Vec<String> {
+    let record = places.machines(name);
+    record.map(|record| surplus(record.machines.keys(), workers)).unwrap_or_default()
 }
 
 /// How many workers a cluster is to have: as asked, else as before, else one.
@@ -146,7 +153,7 @@ pub async fn up(places: &Places, wanted: Wanted, events: Events, stop: Stop) -> 
         template: template.clone(),
     };
     places.save(&wanted.name, &record)?;
-    let leaving = surplus(&machines, workers);
+    let leaving = surplus(machines.record().machines.keys(), workers);
     let ground = Arc::new(Ground {
         name: wanted.name,
         places: places.clone(),
@@ -165,4 +172,23 @@ pub async fn up(places: &Places, wanted: Wanted, events: Events, stop: Stop) -> 
     drop(plan);
     let ground = Arc::try_unwrap(ground).map_err(|_| anyhow::anyhow!("a step outlived its run"))?;
     Ok((outcome, ground))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_beyond_the_wanted_number_leave() {
+        let names: Vec<String> = ["cp-1", "worker-1", "worker-2", "worker-10", "template"].map(str::to_owned).to_vec();
+        assert_eq!(surplus(names.iter(), 1), ["worker-2", "worker-10"]);
+        assert_eq!(surplus(names.iter(), 0), ["worker-1", "worker-2", "worker-10"]);
+        assert!(surplus(names.iter(), 10).is_empty());
+    }
+
+    #[test]
+    fn a_cluster_keeps_its_number_of_workers() {
+        assert_eq!(workers(None, None), 1);
+        assert_eq!(workers(Some(0), None), 0);
+    }
 }

@@ -91,7 +91,14 @@ pub(super) fn outcome(outcome: &Outcome, again: &str, undo: &str) -> Result {
     let lines: Vec<String> = outcome.failures.iter().map(ToString::to_string).collect();
     let skipped = outcome.skipped.len();
     let rest = if skipped == 0 { String::new() } else { format!("\n({skipped} steps that need it were not tried)") };
-    Err(Failure { kind, error: anyhow::anyhow!("{}{rest}", lines.join("\n")), hints: Vec::new() }
+    let mut hints: Vec<String> = Vec::new();
+    for failure in &outcome.failures {
+        if let Trouble::Failed(error) = &failure.trouble {
+            hints.extend(super::clusters::hints(error));
+        }
+    }
+    hints.dedup();
+    Err(Failure { kind, error: anyhow::anyhow!("{}{rest}", lines.join("\n")), hints }
         .hint(format!("resume with: {again}"))
         .hint(format!("take back with: {undo}")))
 }
@@ -99,8 +106,14 @@ pub(super) fn outcome(outcome: &Outcome, again: &str, undo: &str) -> Result {
 /// Whose an error of a step is: the far side's where a connection or a wait is at its bottom, else the user's (a full
 /// disk, a file in the way): what is ours to mend shows as a panic or a [`Kind::Internal`] of its own.
 pub(super) fn kind_of(error: &anyhow::Error) -> Kind {
+    // kprov on a machine has decided it already.
+    if let Some(refused) = error.chain().find_map(|cause| cause.downcast_ref::<crate::up::there::Refused>()) {
+        return super::clusters::kind(refused.code);
+    }
     let remote = error.chain().any(|cause| {
         cause.downcast_ref::<kube::Error>().is_some()
+            || cause.downcast_ref::<kprov_providers::ssh::Error>().is_some_and(kprov_providers::ssh::Error::passes)
+            || cause.downcast_ref::<crate::up::ready::NotReady>().is_some()
             || cause.downcast_ref::<tokio::time::error::Elapsed>().is_some()
             || cause.downcast_ref::<std::io::Error>().is_some_and(|error| {
                 use std::io::ErrorKind as K;

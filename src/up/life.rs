@@ -77,6 +77,7 @@ pub async fn down(places: &Places, name: &str, events: &Events) -> anyhow::Resul
         }
         machines.destroy().await?;
     }
+    take_out_merged(&dir, name)?;
     std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
     // The last cluster: nothing is left of any.
     let _ = std::fs::remove_dir(&places.state);
@@ -92,4 +93,29 @@ pub async fn wait_ready(places: &Places, machines: &Machines, watch: &Watch) -> 
     let client = super::ready::client(&places.kubeconfig(name)).await?;
     let nodes = super::steps::node_names(machines);
     super::ready::wait(&client, &nodes, true, watch).await
+}
+
+/// Remembers that a cluster's kubeconfig is merged into a file.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn remember_merged(places: &Places, name: &str, into: &std::path::Path) -> anyhow::Result<()> {
+    let path = places.cluster(name).join("merged.json");
+    let mut files: std::collections::BTreeSet<std::path::PathBuf> =
+        std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    files.insert(into.to_owned());
+    super::places::write(&path, &serde_json::to_vec(&files)?, 0o644)
+}
+
+/// Takes a cluster's entries out of the kubeconfigs that it was merged into; what else is in them stays.
+fn take_out_merged(dir: &std::path::Path, name: &str) -> anyhow::Result<()> {
+    let Ok(text) = std::fs::read(dir.join("merged.json")) else { return Ok(()) };
+    let files: Vec<std::path::PathBuf> = serde_json::from_slice(&text).context("reading merged.json")?;
+    for file in files {
+        let Ok(text) = std::fs::read_to_string(&file) else { continue };
+        if let Some(without) = super::kubeconfig::without(&text, name)? {
+            super::places::write(&file, without.as_bytes(), 0o600)?;
+        }
+    }
+    Ok(())
 }

@@ -92,12 +92,13 @@ impl Places {
     /// Subnets of all clusters but one: a stopped cluster has no route, but it will come back.
     pub fn subnets_of_others(&self, name: &str) -> Vec<Ipv4Net> {
         let others = self.clusters().into_iter().filter(|other| other != name);
-        others
-            .filter_map(|other| {
-                let text = std::fs::read(self.dirs(&other).state.join("machines.json")).ok()?;
-                Some(serde_json::from_slice::<Record>(&text).ok()?.network.subnet)
-            })
-            .collect()
+        others.filter_map(|other| Some(self.machines(&other)?.network.subnet)).collect()
+    }
+
+    /// What is remembered of a cluster's machines, without opening their disks.
+    pub fn machines(&self, name: &str) -> Option<Record> {
+        let text = std::fs::read(self.dirs(name).state.join("machines.json")).ok()?;
+        serde_json::from_slice(&text).ok()
     }
 
     /// What is known of a cluster; none where it was never made.
