@@ -7,10 +7,18 @@ pub mod output;
 
 mod act;
 mod bundle;
+mod clusters;
 mod completion;
+mod image;
 mod init;
+mod kubeconfig;
+mod kubectl;
+mod life;
 mod node;
 mod reset;
+mod ssh;
+mod status;
+mod up;
 mod version;
 
 use std::process::ExitCode;
@@ -45,6 +53,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Up(up::Args),
+    Status(status::Args),
+    Ssh(ssh::Args),
+    Kubectl(kubectl::Args),
+    Kubeconfig(kubeconfig::Args),
+    Image(image::Args),
+    Stop(life::Stop),
+    Start(life::Start),
+    Down(life::Down),
     Bundle(bundle::Args),
     Reset(reset::Args),
     Version(version::Args),
@@ -74,6 +91,15 @@ pub fn main() -> ExitCode {
 /// Runs the command; its exit code.
 fn dispatch(command: Command, shell: &Shell) -> Result<u8> {
     match command {
+        Command::Up(args) => up::run(args, shell),
+        Command::Status(args) => status::run(&args, shell),
+        Command::Ssh(args) => ssh::run(&args),
+        Command::Kubectl(args) => kubectl::run(&args),
+        Command::Kubeconfig(args) => kubeconfig::run(&args, shell),
+        Command::Image(args) => image::run(args, shell),
+        Command::Stop(args) => life::stop(args, shell),
+        Command::Start(args) => life::start(args, shell),
+        Command::Down(args) => life::down(args, shell),
         Command::Bundle(args) => bundle::run(args, shell),
         Command::Reset(args) => reset::run(args, shell),
         Command::Version(args) => version::run(&args, shell).map(|()| 0),

@@ -63,7 +63,10 @@ async fn init(args: Args, act: Act) -> Result<End> {
     let scene = Look { machine: machine.as_ref(), facts, ours: &ours, bundle: Some(&bundle.manifest), now };
     let findings = preflight::init(&scene, &cluster).await.map_err(Failure::user)?;
     node::preflight(&act, findings, &ignored(&cluster))?;
-    crate::facts::fit::detected(facts).into_iter().chain(cluster.notes.iter().cloned()).for_each(|n| act.events.note(n));
+    crate::facts::fit::detected(facts)
+        .into_iter()
+        .chain(cluster.notes.iter().cloned())
+        .for_each(|n| act.events.note(n));
 
     let plan = phases::init(&cluster, facts, &bundle, &machine).map_err(Failure::internal)?;
     if cluster.init.dry_run == Some(true) {

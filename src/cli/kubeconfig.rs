@@ -50,6 +50,7 @@ fn own() -> Result<PathBuf> {
     let listed = std::env::var_os("KUBECONFIG").unwrap_or_default();
     let first = std::env::split_paths(&listed).find(|path| !path.as_os_str().is_empty());
     let home = || Some(PathBuf::from(std::env::var_os("HOME").filter(|home| !home.is_empty())?).join(".kube/config"));
-    let path = first.or_else(home).ok_or_else(|| Failure::user(anyhow::anyhow!("neither KUBECONFIG nor HOME is set")))?;
+    let path =
+        first.or_else(home).ok_or_else(|| Failure::user(anyhow::anyhow!("neither KUBECONFIG nor HOME is set")))?;
     std::path::absolute(path).map_err(Failure::internal)
 }

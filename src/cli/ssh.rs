@@ -73,7 +73,7 @@ async fn talk(host: &Host, command: Option<&str>) -> Result<u8> {
         drop(resized);
     }
     let code = session
-        .talk(command, terminal.as_ref(), tokio::io::stdin(), sizes, |chunk| {
+        .talk(command, terminal.as_ref(), input()?, sizes, |chunk| {
             // Whoever reads us may go away; the command there ends by itself then.
             let _ = match chunk {
                 Chunk::Out(bytes) => write(std::io::stdout().lock(), bytes),
@@ -83,6 +83,20 @@ async fn talk(host: &Host, command: Option<&str>) -> Result<u8> {
         .await
         .map_err(|error| failure(error.into()))?;
     Ok(u8::try_from(code).unwrap_or(255))
+}
+
+/// Standard input as something that can be waited for beside other things: a thread reads it and hands it on.
+fn input() -> Result<tokio::net::UnixStream> {
+    let pair = || {
+        let (mut from, to) = std::os::unix::net::UnixStream::pair()?;
+        to.set_nonblocking(true)?;
+        std::thread::spawn(move || {
+            // Ends with the input, or when nobody reads any more.
+            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut from);
+        });
+        tokio::net::UnixStream::from_std(to)
+    };
+    pair().map_err(Failure::internal)
 }
 
 fn write(mut to: impl std::io::Write, bytes: &[u8]) -> std::io::Result<()> {

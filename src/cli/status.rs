@@ -58,8 +58,7 @@ pub(super) fn run(args: &Args, shell: &Shell) -> Result<u8> {
         Some(name) => vec![name.clone()],
         None => places.clusters(),
     };
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::internal)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::internal)?;
     let statuses = runtime.block_on(async {
         let mut statuses = Vec::new();
         for name in names {

@@ -17,11 +17,7 @@ const THERE: &str = "/usr/local/bin/kubectl";
 ///
 /// # Errors
 /// When the control plane cannot be reached, or what came is damaged.
-pub async fn kubectl(
-    places: &Places,
-    machines: &Machines,
-    say: impl Fn(String) + Send,
-) -> anyhow::Result<PathBuf> {
+pub async fn kubectl(places: &Places, machines: &Machines, say: impl Fn(String) + Send) -> anyhow::Result<PathBuf> {
     let name = &machines.record().name;
     let known = places.load(name)?.with_context(|| format!("cluster {name} never came up"))?;
     let short = known.bundle_id.get(..12).unwrap_or(&known.bundle_id);
