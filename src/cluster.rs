@@ -9,7 +9,10 @@ pub mod kubeadm;
 mod load;
 mod merge;
 pub mod problems;
+mod schema;
 pub mod subnets;
+mod tables;
+mod validate;
 pub mod version;
 
 use serde_json::Value;

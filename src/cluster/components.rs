@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::input::{Doc, Input};
 use super::kubeadm::ClusterConfiguration;
 use super::subnets;
+use super::tables::Table;
 use crate::facts::{Facts, fit};
 
 /// A component's document as its ConfigMap holds it.
@@ -25,6 +26,7 @@ pub(crate) fn kubelet(
     user: Option<Value>,
     config: &ClusterConfiguration,
     facts: &Facts,
+    table: &Table,
     input: &mut Input,
 ) -> Component {
     let networking = config.networking.clone().unwrap_or_default();
@@ -51,7 +53,10 @@ pub(crate) fn kubelet(
         object.insert("rotateCertificates".to_owned(), json!(true));
     }
     let fitted = fit::kubelet(facts);
-    component(document, given, Doc::Kubelet, &defaults, &fitted, &[("cgroupDriver", json!("systemd"))], input)
+    let last = [("cgroupDriver", json!("systemd"))];
+    let mut component = component(document, given, Doc::Kubelet, &defaults, &fitted, &last, input);
+    complete(&mut component.document, table.empty.get(Doc::Kubelet.kind()));
+    component
 }
 
 /// KubeProxyConfiguration (contract A.8).
@@ -60,6 +65,7 @@ pub(crate) fn proxy(
     config: &ClusterConfiguration,
     advertise: Option<IpAddr>,
     facts: &Facts,
+    table: &Table,
     input: &mut Input,
 ) -> Component {
     let any = if advertise.is_some_and(|ip| ip.is_ipv6()) { "::" } else { "0.0.0.0" };
@@ -78,7 +84,9 @@ pub(crate) fn proxy(
     }
     let given = user.is_some();
     let document = start(Doc::Proxy, user);
-    component(document, given, Doc::Proxy, &defaults, &fit::kube_proxy(facts), &[], input)
+    let mut component = component(document, given, Doc::Proxy, &defaults, &fit::kube_proxy(facts), &[], input);
+    complete(&mut component.document, table.empty.get(Doc::Proxy.kind()));
+    component
 }
 
 /// The user's document without nulls, under its kind.
@@ -120,6 +128,20 @@ fn component(
         }
     }
     Component { from_user: given || plain != document, document, notes }
+}
+
+/// kubeadm writes a component's fields out even where nothing is set; a document that looks like its own is easier to
+/// compare, and means the same.
+fn complete(document: &mut Value, empty: Option<&Value>) {
+    match (document, empty) {
+        (Value::Object(document), Some(Value::Object(empty))) => {
+            for (key, value) in empty {
+                complete(document.entry(key).or_insert(Value::Null), Some(value));
+            }
+        }
+        (document @ Value::Null, Some(empty)) => *document = empty.clone(),
+        _ => {}
+    }
 }
 
 /// The value of a dotted path.

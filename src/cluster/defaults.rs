@@ -9,6 +9,7 @@ use super::kubeadm::{
     BootstrapToken, ClusterConfiguration, InitConfiguration, JoinConfiguration, NodeRegistration, ResetConfiguration,
     Taint, Timeouts,
 };
+use super::validate::names;
 use super::version::{self, Version, Wanted};
 use super::{Cni, subnets};
 use crate::facts::Facts;
@@ -120,6 +121,17 @@ pub(crate) fn cluster(config: &mut ClusterConfiguration, bundle: &str, cni: &Cni
     }
 }
 
+/// An endpoint without a port has the API server's.
+pub(crate) fn endpoint(config: &mut ClusterConfiguration, init: &InitConfiguration) {
+    let port = init.local_api_endpoint.as_ref().and_then(|e| e.bind_port).unwrap_or(6443);
+    let Some(endpoint) = config.control_plane_endpoint.take().filter(|endpoint| !endpoint.is_empty()) else { return };
+    config.control_plane_endpoint = Some(match names::host_port(&endpoint) {
+        Some((host, None)) if host.contains(':') => format!("[{host}]:{port}"),
+        Some((host, None)) => format!("{host}:{port}"),
+        _ => endpoint,
+    });
+}
+
 /// Fills in JoinConfiguration.
 pub(crate) fn join(join: &mut JoinConfiguration, facts: &Facts) {
     default(&mut join.ca_cert_path, "/etc/kubernetes/pki/ca.crt");
@@ -168,10 +180,8 @@ fn advertise(field: &mut Option<String>, services: Option<&str>, facts: &Facts, 
     if asked && given.is_none_or(|ip| !ip.is_unspecified()) {
         return;
     }
-    let family = given.map(|ip| ip.is_ipv6()).or_else(|| {
-        let first = services.and_then(subnets::subnets)?.first().copied()?;
-        Some(first.addr().is_ipv6())
-    });
+    let first = services.and_then(subnets::subnets).and_then(|nets| nets.first().copied());
+    let family = first.map(|net| net.addr().is_ipv6());
     let addresses = &facts.default_addresses;
     let right = addresses.iter().find(|ip| family.is_none_or(|v6| ip.is_ipv6() == v6)).or(addresses.first());
     match right {

@@ -1,6 +1,6 @@
 //! Where each value of the input came from, and the problems found in it so far.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::problems::{Kind, Place, Problem, Problems, without_secrets};
 use crate::yaml::{Entry, Node, Span};
@@ -49,7 +49,10 @@ impl Doc {
 pub(crate) struct Input {
     name: String,
     lines: Vec<String>,
+    /// What is right of each document.
     roots: BTreeMap<Doc, Node>,
+    /// Fields of which something is known to be wrong already: what follows from it is not told again.
+    told: BTreeSet<String>,
     /// Which field a flag was written into: document, path, flag.
     flags: Vec<(Doc, &'static str, &'static str)>,
     pub(crate) problems: Problems,
@@ -63,13 +66,25 @@ impl Input {
         Self { name: name.to_owned(), lines, ..Self::default() }
     }
 
-    /// Keeps a document for finding places in it.
+    /// Keeps what is right of a document.
     pub(crate) fn keep(&mut self, doc: Doc, root: Node) {
         self.roots.insert(doc, root);
     }
 
+    /// What is right of a document, with its places.
     pub(crate) fn root(&self, doc: Doc) -> Option<&Node> {
         self.roots.get(&doc)
+    }
+
+    /// Nothing more is said of this field.
+    pub(crate) fn told(&mut self, field: &str) {
+        self.told.insert(field.to_owned());
+    }
+
+    /// The text of a place.
+    pub(crate) fn text(&self, span: Span) -> String {
+        let line = self.lines.get(span.line - 1).map(String::as_str).unwrap_or_default();
+        line.chars().skip(span.column - 1).take(span.width).collect()
     }
 
     /// The file's name, for hints.
@@ -95,7 +110,7 @@ impl Input {
         if let Some((.., flag)) = self.flags.iter().rev().find(|(d, of, _)| *d == doc && below(of)) {
             return Place::Flag((*flag).to_owned());
         }
-        let Some(root) = self.roots.get(&doc) else { return Place::Nowhere };
+        let Some(root) = self.root(doc) else { return Place::Nowhere };
         let mut node = root;
         let mut span = node.entry("kind").map_or(node.span, |e| e.span);
         for part in path.split(['.', '[']).filter(|p| !p.is_empty()) {
@@ -160,8 +175,10 @@ impl Input {
     }
 
     fn add(&mut self, kind: Kind, doc: Doc, path: &str, message: String, hint: Hint) {
-        let place = self.place(doc, path);
-        self.problems.0.push(Problem { kind, field: field(doc, path), place, message, hint: hint.0 });
+        let (place, field) = (self.place(doc, path), field(doc, path));
+        if !self.told.contains(&field) {
+            self.problems.0.push(Problem { kind, field, place, message, hint: hint.0 });
+        }
     }
 
     /// The value, unless something is wrong.

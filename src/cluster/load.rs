@@ -7,10 +7,11 @@ use super::flags::{CniChoice, InitFlags, JoinFlags, ResetFlags};
 use super::input::{Doc, Input};
 use super::kubeadm::{ClusterConfiguration, InitConfiguration};
 use super::problems::{Kind, Problem, Problems};
-use super::{Cluster, Cni, Joining, Resetting, components, defaults, merge, version};
+use super::tables::table;
+use super::{Cluster, Cni, Joining, Resetting, components, defaults, merge, schema, validate, version};
 use crate::bundle::Manifest;
 use crate::facts::Facts;
-use crate::yaml;
+use crate::yaml::{self, Data, Node, Span};
 
 /// The exact version that a flag or the file asks for, before anything else of them is looked at: it decides which
 /// bundle is taken. A label (`stable-1`) and a text that is no version decide nothing.
@@ -18,7 +19,7 @@ pub fn wanted_version(flag: Option<&str>, config: Option<(&str, &str)>) -> Optio
     let asked = flag.map(str::to_owned).or_else(|| {
         let parsed = yaml::parse(config?.1);
         let documents = parsed.documents.iter().map(|document| &document.root);
-        let text = |root: &yaml::Node, field| root.get(field).and_then(yaml::Node::text).map(str::to_owned);
+        let text = |root: &Node, field| root.get(field).and_then(Node::text).map(str::to_owned);
         documents
             .clone()
             .find(|r| text(r, "kind").as_deref() == Some(Doc::Cluster.kind()))
@@ -41,7 +42,7 @@ pub fn load_init(
     facts: &Facts,
     bundle: &Manifest,
 ) -> Result<Cluster, Problems> {
-    let mut input = read(config, &flags.ignore_preflight_errors);
+    let mut input = read(config, Some(&bundle.kubernetes), &flags.ignore_preflight_errors);
     if config.is_some() {
         want(&mut input, &[Doc::Init, Doc::Cluster]);
     }
@@ -58,11 +59,14 @@ pub fn load_init(
     defaults::cluster(&mut config, &bundle.kubernetes, &cni, &mut input);
     defaults::init(&mut init, &config, facts, flags.single_node, &mut input);
 
-    let user = |doc| input.root(doc).map(yaml::Node::to_value);
-    let (kubelet, proxy) = (user(Doc::Kubelet), user(Doc::Proxy));
-    let kubelet = components::kubelet(kubelet, &config, facts, &mut input);
+    defaults::endpoint(&mut config, &init);
+    validate::init(&init, &config, &mut input);
+
+    let (kubelet, proxy) = (value(&input, Doc::Kubelet), value(&input, Doc::Proxy));
+    let table = table(Some(&bundle.kubernetes));
+    let kubelet = components::kubelet(kubelet, &config, facts, table, &mut input);
     let advertise = init.local_api_endpoint.as_ref().and_then(|e| e.advertise_address.as_deref()?.parse().ok());
-    let proxy = components::proxy(proxy, &config, advertise, facts, &mut input);
+    let proxy = components::proxy(proxy, &config, advertise, facts, table, &mut input);
     input.finish(|warnings| Cluster {
         init,
         config,
@@ -82,13 +86,14 @@ pub fn load_init(
 /// # Errors
 /// All problems at once.
 pub fn load_join(flags: &JoinFlags, config: Option<(&str, &str)>, facts: &Facts) -> Result<Joining, Problems> {
-    let mut input = read(config, &flags.ignore_preflight_errors);
+    let mut input = read(config, None, &flags.ignore_preflight_errors);
     if config.is_some() {
         want(&mut input, &[Doc::Join]);
     }
     let mut join = document(&mut input, Doc::Join);
     merge::join(flags, &mut join, &mut input);
     defaults::join(&mut join, facts);
+    validate::join(&join, &mut input);
     input.finish(|warnings| Joining { join, warnings })
 }
 
@@ -97,33 +102,107 @@ pub fn load_join(flags: &JoinFlags, config: Option<(&str, &str)>, facts: &Facts)
 /// # Errors
 /// All problems at once.
 pub fn load_reset(flags: &ResetFlags, config: Option<(&str, &str)>) -> Result<Resetting, Problems> {
-    let mut input = read(config, &flags.ignore_preflight_errors);
+    let mut input = read(config, None, &flags.ignore_preflight_errors);
     if config.is_some() {
         want(&mut input, &[Doc::Reset]);
     }
     let mut reset = document(&mut input, Doc::Reset);
     merge::reset(flags, &mut reset, &mut input);
     defaults::reset(&mut reset);
+    validate::reset(&reset, &mut input);
     input.finish(|warnings| Resetting { reset, warnings })
 }
 
-/// Reads the file's documents.
-fn read(config: Option<(&str, &str)>, _ignored: &[String]) -> Input {
+/// Reads the file's documents: what is right of each is kept.
+fn read(config: Option<(&str, &str)>, version: Option<&str>, ignored: &[String]) -> Input {
     let mut input = Input::new(config);
     let Some((_, text)) = config else { return input };
     let parsed = yaml::parse(text);
     for error in parsed.errors {
-        let place = input.at(error.span);
-        let (kind, field) = (Kind::Invalid, String::new());
-        input.problems.0.push(Problem { kind, field, place, message: error.message, hint: None });
+        problem(&mut input, error.span, error.message, None);
     }
     for document in parsed.documents {
-        let kind = document.root.get("kind").and_then(yaml::Node::text).unwrap_or_default();
-        if let Some(doc) = Doc::ALL.into_iter().find(|doc| doc.kind() == kind) {
-            input.keep(doc, document.root);
+        for twice in document.duplicates {
+            let message = format!("{} is set twice, first on line {}", twice.key, twice.first.line);
+            problem(&mut input, twice.again, message, None);
         }
+        let root = document.root;
+        if root.data == Data::Null {
+            continue;
+        }
+        let Some(doc) = kind(&root, &mut input) else { continue };
+        if let Some(first) = input.root(doc) {
+            let message = format!("there is a {} already, on line {}", doc.kind(), first.span.line);
+            problem(&mut input, root.span, message, Some("one document of each kind".to_owned()));
+            continue;
+        }
+        let known_unknown = ignored.iter().any(|check| ignores_unknown(check)) || asks_to_ignore(&root);
+        let right = schema::check(doc, &root, table(version), known_unknown, &mut input);
+        input.keep(doc, right);
     }
     input
+}
+
+fn ignores_unknown(check: &str) -> bool {
+    ["configunknownfield", "all"].contains(&check.trim().to_lowercase().as_str())
+}
+
+/// The document itself may list the checks to ignore.
+fn asks_to_ignore(root: &Node) -> bool {
+    let list = root.get("nodeRegistration").unwrap_or(root).get("ignorePreflightErrors");
+    match list.map(|list| &list.data) {
+        Some(Data::List(checks)) => checks.iter().filter_map(Node::text).any(ignores_unknown),
+        _ => false,
+    }
+}
+
+/// Which document it is; a problem when it is none that can be read.
+fn kind(root: &Node, input: &mut Input) -> Option<Doc> {
+    if !matches!(root.data, Data::Map(_)) {
+        problem(input, root.span, "a document must be a map with apiVersion and kind".to_owned(), None);
+        return None;
+    }
+    let text = |key: &str| root.get(key).and_then(Node::text);
+    let (Some(version), Some(kind)) = (text("apiVersion"), text("kind")) else {
+        let lacking = if text("kind").is_none() { "kind" } else { "apiVersion" };
+        let span = root.get(lacking).map_or(root.span, |node| node.span);
+        let hint = match Doc::ALL.into_iter().find(|doc| Some(doc.kind()) == text("kind")) {
+            Some(doc) => format!("apiVersion: {}", doc.api_version()),
+            None => format!("for example kind: {}", Doc::Cluster.kind()),
+        };
+        problem(input, span, format!("the document has no {lacking}"), Some(hint));
+        return None;
+    };
+    let of_kind = Doc::ALL.into_iter().find(|doc| doc.kind() == kind);
+    if let Some(doc) = of_kind.filter(|doc| doc.api_version() == version) {
+        return Some(doc);
+    }
+    let place = |key: &str| root.get(key).map_or(root.span, |node| node.span);
+    let group = version.split('/').next().unwrap_or_default();
+    let Some(doc) = of_kind.filter(|doc| doc.api_version().split('/').next() == Some(group)) else {
+        let kinds: Vec<String> = Doc::ALL.map(|doc| doc.kind().to_owned()).to_vec();
+        let hint = match (of_kind, schema::nearest(kind, kinds.iter())) {
+            (Some(doc), _) => format!("apiVersion: {}", doc.api_version()),
+            (None, Some(near)) => format!("did you mean {near}?"),
+            (None, None) => format!("kinds that are read: {}", kinds.join(", ")),
+        };
+        let key = if of_kind.is_some() { "apiVersion" } else { "kind" };
+        problem(input, place(key), format!("{kind} of {version} is not known here"), Some(hint));
+        return None;
+    };
+    let name = input.name().to_owned();
+    let hint = if group == "kubeadm.k8s.io" {
+        format!("kubeadm config migrate --old-config {name} --new-config NEW")
+    } else {
+        format!("apiVersion: {}", doc.api_version())
+    };
+    problem(input, place("apiVersion"), format!("{version} is not read, only {}", doc.api_version()), Some(hint));
+    None
+}
+
+fn problem(input: &mut Input, span: Span, message: String, hint: Option<String>) {
+    let place = input.at(span);
+    input.problems.0.push(Problem { kind: Kind::Invalid, field: String::new(), place, message, hint });
 }
 
 /// At least one of these documents must be there.
@@ -131,18 +210,18 @@ fn want(input: &mut Input, docs: &[Doc]) {
     if input.problems.is_empty() && docs.iter().all(|doc| input.root(*doc).is_none()) {
         let kinds: Vec<&str> = docs.iter().map(|doc| doc.kind()).collect();
         let message = format!("{} holds no {}", input.name(), kinds.join(" and no "));
-        let (kind, field) = (Kind::Invalid, String::new());
-        let place = input.at(yaml::Span { line: 1, column: 1, width: 1 });
-        input.problems.0.push(Problem { kind, field, place, message, hint: None });
+        problem(input, Span { line: 1, column: 1, width: 1 }, message, None);
     }
 }
 
-/// A document as its type; its default when it is not there or (a problem then) not of its shape.
+fn value(input: &Input, doc: Doc) -> Option<Value> {
+    input.root(doc).map(Node::to_value)
+}
+
+/// A document as its type; its default when it is not there.
 fn document<T: DeserializeOwned + Default>(input: &mut Input, doc: Doc) -> T {
-    let value = input.root(doc).map_or(Value::Null, yaml::Node::to_value);
-    if value.is_null() {
-        return T::default();
-    }
+    let Some(value) = value(input, doc) else { return T::default() };
+    // What does not fit has been told and left out; if the table and the type ever differ, this tells it.
     serde_json::from_value(value).unwrap_or_else(|error| {
         input.bad(doc, "", error.to_string(), "");
         T::default()

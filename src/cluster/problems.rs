@@ -86,8 +86,8 @@ impl fmt::Display for Problem {
                 write!(f, "\n{margin}--> {name}:{}:{}", span.line, span.column)?;
                 write!(f, "\n{margin} |\n{} | {line}\n{margin} | {before}{}", span.line, "^".repeat(width))?;
             }
-            Place::Flag(flag) => write!(f, "\n{margin}--> {flag}")?,
-            Place::Nowhere => {}
+            Place::Flag(flag) if !self.message.starts_with(flag) => write!(f, "\n{margin}--> {flag}")?,
+            Place::Flag(_) | Place::Nowhere => {}
         }
         if let Some(hint) = &self.hint {
             write!(f, "\n{margin} = hint: {hint}")?;

@@ -93,7 +93,7 @@ fn the_address_is_of_the_services_family() {
     };
     assert_eq!(address(""), ("192.0.2.10".to_owned(), "0.0.0.0".into()));
     assert_eq!(address("--service-cidr fd00:96::/112"), ("2001:db8::10".to_owned(), "::".into()));
-    assert_eq!(address("--apiserver-advertise-address ::"), ("2001:db8::10".to_owned(), "::".into()));
+    assert_eq!(address("--apiserver-advertise-address 0.0.0.0").0, "192.0.2.10");
     assert_eq!(address("--apiserver-advertise-address 10.0.0.1").0, "10.0.0.1");
     let island = Facts { default_addresses: Vec::new(), ..facts() };
     joined("--apiserver-advertise-address 192.0.2.10", init_with("", None, &island).unwrap_err());
@@ -206,4 +206,170 @@ fn reset_takes_its_flags() {
     assert_eq!(reset.cri_socket.unwrap(), "unix:///run/x.sock");
     assert_eq!((reset.force, reset.dry_run, reset.cleanup_tmp_dir), (Some(true), Some(true), Some(true)));
     assert_eq!(reset.certificates_dir.unwrap(), "/etc/kubernetes/pki");
+}
+
+/// What `kprov` says about a file, whole.
+fn complaints(text: &str) -> String {
+    init_with("", Some(text), &facts()).unwrap_err().to_string()
+}
+
+#[test]
+fn everything_wrong_with_a_file_is_told_at_once() {
+    insta::assert_snapshot!("everything_wrong", complaints(include_str!("tests/wrong.yaml")));
+}
+
+#[test]
+fn everything_wrong_with_documents_is_told_at_once() {
+    insta::assert_snapshot!("wrong_documents", complaints(include_str!("tests/wrong-documents.yaml")));
+}
+
+#[test]
+fn everything_wrong_with_flags_is_told_at_once() {
+    let line = "--pod-network-cidr 10.96.0.0/16 --service-cidr 10.96.0.0/12 --apiserver-advertise-address 10.244.0.300 --node-name a_b --token abc \
+                --token-ttl 5 --cri-socket tcp://x --apiserver-cert-extra-sans good,https://bad --feature-gates PublicKeysEcdsa=true,x \
+                --control-plane-endpoint a:b --cert-dir pki --image-repository http://r --kubernetes-version 1.36 --upload-certs --ignore-preflight-errors all,swap";
+    insta::assert_snapshot!("wrong_flags", init_with(line, None, &facts()).unwrap_err());
+}
+
+#[test]
+fn everything_wrong_with_a_join_is_told_at_once() {
+    let mut told = join("").unwrap_err().to_string();
+    for line in [
+        "https://cp:6443 --token abcdef.0123456789ABCDEF --discovery-token-ca-cert-hash sha1:00 --node-name X!",
+        "fd00::1 --discovery-token abcdef.0123456789abcdef --tls-bootstrap-token x --discovery-token-unsafe-skip-ca-verification",
+    ] {
+        told += &format!("\n\n======== {line}\n\n{}", join(line).unwrap_err());
+    }
+    let text = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: JoinConfiguration\ncaCertPath: ca.pem\ncontrolPlane: {}\ndiscovery:\n  tlsBootstrapToken: abcdef.0123456789abcde\n  file:\n    kubeConfigPath: /x\n";
+    let mut flags: JoinFlags = flags("192.0.2.1:6443 --token x");
+    flags.config = Some("join.yaml".into());
+    told += &format!("\n\n======== {text}\n{}", load_join(&flags, Some(("join.yaml", text)), &facts()).unwrap_err());
+    insta::assert_snapshot!("wrong_join", told);
+}
+
+#[test]
+fn everything_wrong_with_a_reset_is_told_at_once() {
+    let text = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ResetConfiguration\ncertificatesDir: /\ncriSocket: x\nunmountFlags: [MNT_FORCE, MNT_NONE]\nskipPhases: [preflight]\ntimeouts: {discovery: 5}\n";
+    let mut flags: ResetFlags = flags("--force");
+    flags.config = Some("reset.yaml".into());
+    insta::assert_snapshot!("wrong_reset", load_reset(&flags, Some(("reset.yaml", text))).unwrap_err());
+}
+
+#[test]
+fn unknown_fields_become_warnings_where_they_are_ignored() {
+    let text = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: InitConfiguration\nnodeRegistration: {nam: x}\n";
+    let problems = init_with("", Some(text), &facts()).unwrap_err();
+    assert!(!problems.is_usage());
+    joined("did you mean name?", problems);
+    for ignored in ["ConfigUnknownField", "configunknownfield,swap", "all"] {
+        let cluster = init_with(&format!("--ignore-preflight-errors {ignored}"), Some(text), &facts()).unwrap();
+        joined("unknown field nam", cluster.warnings);
+    }
+    let text = text.replace("{nam: x}", "{nam: x, ignorePreflightErrors: [ConfigUnknownField]}");
+    joined("unknown field nam", init_file(&text).warnings);
+}
+
+#[test]
+fn an_item_that_is_left_out_does_not_shift_the_places_of_the_others() {
+    let text = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\napiServer:\n  certSANs:\n  - 1\n  - bad name\n";
+    let problems = init_with("", Some(text), &facts()).unwrap_err();
+    let lines: Vec<_> = problems.0.iter().map(|p| (p.message.clone(), p.place.clone())).collect();
+    assert_eq!(lines.len(), 2, "{problems}");
+    assert!(matches!(&lines[1].1, problems::Place::File { span, .. } if span.line == 6), "{problems}");
+}
+
+#[test]
+fn a_control_plane_endpoint_gets_the_port() {
+    let endpoint = |line: &str| init(line).config.control_plane_endpoint.unwrap();
+    assert_eq!(endpoint("--control-plane-endpoint cp.example.org"), "cp.example.org:6443");
+    assert_eq!(endpoint("--control-plane-endpoint cp.example.org --apiserver-bind-port 8443"), "cp.example.org:8443");
+    assert_eq!(endpoint("--control-plane-endpoint fd00::1"), "[fd00::1]:6443");
+    assert_eq!(endpoint("--control-plane-endpoint [fd00::1]:1"), "[fd00::1]:1");
+}
+
+#[test]
+fn what_kubeadm_prints_as_its_own_defaults_is_taken() {
+    for text in [include_str!("tests/init-defaults.yaml"), include_str!("tests/full.yaml")] {
+        let problems = init_with("", Some(text), &facts()).err();
+        assert_eq!(problems, None, "{}", problems.as_ref().unwrap());
+    }
+}
+
+mod never_panics {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const VALID: [&str; 3] =
+        [include_str!("tests/init-defaults.yaml"), include_str!("tests/full.yaml"), include_str!("tests/wrong.yaml")];
+
+    fn all_loaders(text: &str) {
+        let flags = InitFlags { config: Some("f".into()), ..InitFlags::default() };
+        if let Err(problems) = load_init(&flags, Some(("f", text)), None, &facts(), &bundle()) {
+            assert!(!problems.is_empty());
+            let _ = problems.to_string();
+        }
+        let flags = JoinFlags { config: Some("f".into()), ..JoinFlags::default() };
+        let _ = load_join(&flags, Some(("f", text)), &facts()).map_err(|problems| problems.to_string());
+        let flags = ResetFlags { config: Some("f".into()), ..ResetFlags::default() };
+        let _ = load_reset(&flags, Some(("f", text))).map_err(|problems| problems.to_string());
+    }
+
+    proptest! {
+        #[test]
+        fn on_any_text(text in any::<String>()) {
+            all_loaders(&text);
+        }
+
+        #[test]
+        fn on_documents_of_any_values(value in "\\PC{0,40}", field in "[a-zA-Z]{1,20}", kind in prop::sample::select(vec!["InitConfiguration", "ClusterConfiguration", "JoinConfiguration", "ResetConfiguration"])) {
+            all_loaders(&format!("apiVersion: kubeadm.k8s.io/v1beta4\nkind: {kind}\n{field}: {value}\n"));
+        }
+
+        #[test]
+        fn on_valid_documents_that_were_cut_and_mixed(which in 0..3_usize, cuts in prop::collection::vec((0.0..1.0_f64, 0.0..1.0_f64, "[ -~\n]{0,6}"), 1..4)) {
+            let mut text = VALID[which].to_owned();
+            for (from, length, with) in cuts {
+                let mut start = (text.len() as f64 * from) as usize;
+                let mut end = start + (30.0 * length) as usize;
+                end = end.min(text.len());
+                while !text.is_char_boundary(start) { start -= 1; }
+                while !text.is_char_boundary(end) { end += 1; }
+                text.replace_range(start..end, &with);
+            }
+            all_loaders(&text);
+        }
+
+        #[test]
+        fn on_valid_documents_with_lines_exchanged(which in 0..3_usize, swaps in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..6)) {
+            let mut lines: Vec<&str> = VALID[which].lines().collect();
+            for (a, b) in swaps {
+                let (a, b) = (a.index(lines.len()), b.index(lines.len()));
+                lines.swap(a, b);
+            }
+            all_loaders(&lines.join("\n"));
+        }
+
+        #[test]
+        fn on_any_flags(subnet in "[0-9a-f.:/,]{0,40}", endpoint in "[a-z0-9.:\\[\\]]{0,20}", version in "[v0-9.a-z-]{0,12}") {
+            let flags = InitFlags {
+                pod_network_cidr: Some(subnet.clone()),
+                service_cidr: Some(subnet.chars().rev().collect()),
+                control_plane_endpoint: Some(endpoint),
+                kubernetes_version: Some(version),
+                ..InitFlags::default()
+            };
+            let _ = load_init(&flags, None, None, &facts(), &bundle()).map_err(|problems| problems.to_string());
+        }
+
+        #[test]
+        fn on_subnets_of_any_size(a in 0..33_u8, b in 0..33_u8, c in 0..129_u8, d in 0..129_u8) {
+            let flags = InitFlags {
+                pod_network_cidr: Some(format!("10.0.0.0/{a},fd00::/{c}")),
+                service_cidr: Some(format!("172.16.0.0/{b},fd01::/{d}")),
+                ..InitFlags::default()
+            };
+            let _ = load_init(&flags, None, None, &facts(), &bundle()).map_err(|problems| problems.to_string());
+        }
+    }
 }
