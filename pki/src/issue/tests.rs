@@ -1,5 +1,7 @@
 //! What is issued is read back by this crate and, as a foreign witness, by the openssl command.
 
+mod golden;
+
 use std::process::Command;
 
 use time::macros::datetime;
