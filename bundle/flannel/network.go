@@ -77,12 +77,20 @@ func runNetwork(ctx context.Context, wg *sync.WaitGroup, sm subnet.Manager, o op
 		log.Infof("wrote %s", o.cniConf)
 	}
 
-	wg.Add(1)
+	ended := make(chan struct{})
 	go func() {
-		defer wg.Done()
+		defer close(ended)
 		nw.Run(ctx)
 	}()
-	return sm.CompleteLease(ctx, lease, wg)
+	// With the kube subnet manager this only marks the node and returns.
+	if err := sm.CompleteLease(ctx, lease, wg); err != nil {
+		return err
+	}
+	<-ended
+	if ctx.Err() == nil {
+		return errors.New("the back-end stopped watching for other nodes")
+	}
+	return nil
 }
 
 // With the CNI configuration the node becomes ready and its pods start. A pod
