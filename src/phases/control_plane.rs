@@ -101,6 +101,8 @@ fn etcd_mounts(cluster: &Cluster, facts: &Facts, pki: &str) -> Vec<HostPathMount
         .collect();
     dirs.sort_unstable();
     dirs.dedup();
+    let above = dirs.clone();
+    dirs.retain(|dir| !above.iter().any(|root| dir.starts_with(&format!("{root}/"))));
     let named = dirs.iter().enumerate();
     named.map(|(i, dir)| mount(&format!("etcd-certs-{i}"), dir, "DirectoryOrCreate", true)).collect()
 }

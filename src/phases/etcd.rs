@@ -8,9 +8,7 @@ use kprov_providers::steps::{Label, MakeDir};
 use kprov_providers::{Key, Machine};
 
 use super::certs::{self, Settings};
-use super::static_pod::{
-    self, Component, Endpoint, arguments, environment, image, mount, mounts, probe_host, user_arg,
-};
+use super::static_pod::{self, Component, Endpoint, arguments, environment, image, mount, user_arg};
 use crate::bundle::Manifest;
 use crate::cluster::Cluster;
 use crate::cluster::kubeadm::{Arg, LocalEtcd};
@@ -75,7 +73,7 @@ fn endpoint(args: Option<&Vec<Arg>>, advertise: IpAddr) -> Endpoint {
     if host.is_empty() {
         return own;
     }
-    Endpoint { https: scheme == "https", host: probe_host(host), port }
+    Endpoint { https: scheme == "https", host: host.to_owned(), port }
 }
 
 /// Key of the step that writes the manifest.
@@ -142,13 +140,11 @@ pub(crate) fn component(cluster: &Cluster, bundle: &Manifest) -> Result<Componen
         annotation: Some((ANNOTATION, client)),
         args: arguments(&own, etcd.extra_args.as_ref()),
         envs: environment(&[], etcd.extra_envs.as_ref()),
-        mounts: mounts(
-            vec![
-                mount("etcd-data", &data, "DirectoryOrCreate", false),
-                mount("etcd-certs", &certs, "DirectoryOrCreate", false),
-            ],
-            None,
-        ),
+        // kubeadm's order, so that its upgrade finds the same manifest.
+        mounts: vec![
+            mount("etcd-data", &data, "DirectoryOrCreate", false),
+            mount("etcd-certs", &certs, "DirectoryOrCreate", false),
+        ],
         requests: vec![("cpu", "100m"), ("memory", "100Mi")],
         probe: endpoint(etcd.extra_args.as_ref(), advertise),
         paths: ("/livez", Some("/readyz"), "/readyz"),
@@ -167,7 +163,7 @@ mod tests {
 
     #[test]
     fn health_is_asked_where_the_user_wants_it() {
-        check("http://0.0.0.0:2381", "http://127.0.0.1:2381");
+        check("http://0.0.0.0:2381", "http://0.0.0.0:2381");
         check("https://10.1.1.1:9999,http://x:1", "https://10.1.1.1:9999");
         check("http://[::1]:2381", "http://[::1]:2381");
         check("http://10.1.1.1", "http://10.1.1.1:2381");

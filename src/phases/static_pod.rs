@@ -189,7 +189,7 @@ pub(crate) fn pod(component: &Component) -> Result<Pod> {
                 seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() }),
                 ..PodSecurityContext::default()
             }),
-            volumes: Some(component.mounts.iter().map(volume).collect()),
+            volumes: Some(volumes(&component.mounts)),
             ..PodSpec::default()
         }),
         ..Pod::default()
@@ -245,8 +245,19 @@ fn probe(component: &Component, path: &str, delay: Option<i32>, failures: i32, p
 }
 
 fn env(variable: &kubeadm::EnvVar) -> Result<EnvVar> {
-    serde_json::from_value(serde_json::to_value(variable)?)
-        .with_context(|| format!("environment variable {}", variable.name))
+    let mut env: EnvVar = serde_json::from_value(serde_json::to_value(variable)?)
+        .with_context(|| format!("environment variable {}", variable.name))?;
+    if let Some(field) = env.value_from.as_mut().and_then(|from| from.field_ref.as_mut()) {
+        field.api_version.get_or_insert_with(|| "v1".into());
+    }
+    Ok(env)
+}
+
+/// Sorted by name, whatever the mounts' order.
+fn volumes(mounts: &[HostPathMount]) -> Vec<Volume> {
+    let mut all: Vec<Volume> = mounts.iter().map(volume).collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
 }
 
 fn volume(mount: &HostPathMount) -> Volume {

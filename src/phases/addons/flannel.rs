@@ -1,7 +1,10 @@
 //! flannel, the pod network that comes with the bundle: namespace, rights and names as upstream's, an image of our own.
 //!
-//! It reaches the API at its real address and not at the Service's: so it does not wait for kube-proxy, and the
-//! machine's pods do not wait for either longer than they must.
+//! It reaches the API at its real address and not at the Service's, so that it does not fail while kube-proxy is not
+//! there yet; and it lets the node's pods start only once the Service answers. CoreDNS else loses up to a minute to its
+//! first failed watch, as does every pod that talks to the API.
+
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -51,8 +54,14 @@ pub(crate) fn objects(cluster: &Cluster, bundle: &Manifest) -> Result<Vec<Object
         "metadata": {"name": "kube-flannel-cfg", "namespace": NAMESPACE, "labels": {"app": "flannel", "k8s-app": "flannel"}},
         "data": {"net-conf.json": net_conf(cluster)?},
     });
-    let all =
-        [namespace, account, rbac::cluster_role("flannel", rules), binding, config, daemon_set(&image, &host, &port)];
+    let mut command = vec!["flanneld".to_owned(), "--ip-masq".to_owned()];
+    if cluster.config.proxy.as_ref().is_none_or(|proxy| proxy.disabled != Some(true)) {
+        let services = cluster.config.networking.as_ref().and_then(|n| n.service_subnet.clone()).unwrap_or_default();
+        let service = subnets::api_service_address(&services).context("networking.serviceSubnet")?;
+        command.push(format!("--wait-for={}", SocketAddr::new(service, 443)));
+    }
+    let daemons = daemon_set(&image, &command, &host, &port);
+    let all = [namespace, account, rbac::cluster_role("flannel", rules), binding, config, daemons];
     Ok(all.into_iter().map(Object::new).collect())
 }
 
@@ -82,7 +91,7 @@ fn net_conf(cluster: &Cluster) -> Result<String> {
     Ok(format!("{}\n", serde_json::to_string_pretty(&conf)?))
 }
 
-fn daemon_set(image: &str, host: &str, port: &str) -> Value {
+fn daemon_set(image: &str, command: &[String], host: &str, port: &str) -> Value {
     let own = |path: &str| json!({"fieldRef": {"fieldPath": path}});
     json!({
         "apiVersion": "apps/v1",
@@ -113,7 +122,7 @@ fn daemon_set(image: &str, host: &str, port: &str) -> Value {
                         "name": "kube-flannel",
                         "image": image,
                         "imagePullPolicy": "IfNotPresent",
-                        "command": ["flanneld", "--ip-masq"],
+                        "command": command,
                         "env": [
                             {"name": "POD_NAME", "valueFrom": own("metadata.name")},
                             {"name": "POD_NAMESPACE", "valueFrom": own("metadata.namespace")},
