@@ -133,7 +133,6 @@ fn cluster_info_kubeconfig(server: &str, ca: &str) -> Result<String> {
         "clusters": [{"name": "", "cluster": {"certificate-authority-data": ca, "server": server}}],
         "contexts": null,
         "current-context": "",
-        "preferences": {},
         "users": null,
     }))?)
 }
