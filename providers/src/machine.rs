@@ -205,3 +205,14 @@ pub fn missing_parents(machine: &dyn Machine, path: &str) -> anyhow::Result<Vec<
     missing.reverse();
     Ok(missing)
 }
+
+/// Names of all network links. From /proc, which always shows the process's own network namespace; /sys shows that of
+/// whoever mounted it, which in a container may be the host's.
+///
+/// # Errors
+/// When the machine cannot be looked at.
+pub fn links(machine: &dyn Machine) -> anyhow::Result<Vec<String>> {
+    let table = machine.read("/proc/net/dev")?.unwrap_or_default();
+    let table = String::from_utf8_lossy(&table);
+    Ok(table.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect())
+}

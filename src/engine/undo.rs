@@ -65,8 +65,10 @@ pub async fn undo(
         journal.write(What::Undone { key: entry.key.clone() })?;
         let what: Vec<String> =
             entry.made.iter().rev().filter(|made| **made != Made::Nothing).map(ToString::to_string).collect();
-        let event = Event::new(Type::Step, what.join(", ")).about(entry.key.as_str(), "reset");
-        events.send(event.state(State::Undone));
+        if !what.is_empty() {
+            let event = Event::new(Type::Step, what.join(", ")).about(entry.key.as_str(), "reset");
+            events.send(event.state(State::Undone));
+        }
         result.undone.push(entry.key);
     }
     Ok(result)

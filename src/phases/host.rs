@@ -38,7 +38,7 @@ pub const TREES: [&str; 14] = [
 ];
 
 /// Directories that a container's mount makes where they are missing.
-const DIRS: [&str; 1] = ["/usr/lib/modules"];
+const DIRS: [&str; 2] = ["/usr/lib/modules", "/etc/ssl/certs"];
 
 const FILES: [&str; 1] = ["/run/xtables.lock"];
 

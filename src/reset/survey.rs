@@ -189,7 +189,7 @@ async fn network(machine: &dyn Machine, kernel: &dyn Kernel) -> anyhow::Result<V
             tasks.push(Task::Route(route.to.to_string(), route.link));
         }
     }
-    let links = machine.list("/sys/class/net")?.unwrap_or_default();
+    let links = kprov_providers::machine::links(machine)?;
     for name in LINKS {
         if links.iter().any(|link| link == name) {
             tasks.push(Task::Link(name.to_owned()));

@@ -131,11 +131,12 @@ fn empty(machine: &dyn Machine, dir: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The link, once its pods' ends are gone: they go by themselves with the pods' namespaces, which takes a moment.
+/// A bridge, once its pods' ends are gone: they go by themselves with the pods' namespaces, which takes a moment. What
+/// stays is deleted.
 async fn link(machine: &dyn Machine, name: &str) -> anyhow::Result<()> {
     let mut pause = Duration::from_millis(50);
     loop {
-        let ends = machine.list(&format!("/sys/class/net/{name}/brif"))?.unwrap_or_default();
+        let ends = ends(machine, name).await?;
         if ends.is_empty() {
             break;
         }
@@ -149,6 +150,18 @@ async fn link(machine: &dyn Machine, name: &str) -> anyhow::Result<()> {
         pause *= 2;
     }
     made::undo(machine, &Made::Link { name: name.to_owned() }).await
+}
+
+/// Links whose master this one is: `7: veth1a2b@if2: <BROADCAST…`.
+async fn ends(machine: &dyn Machine, name: &str) -> anyhow::Result<Vec<String>> {
+    let exit = machine.run(Command::new("ip", ["-o", "link", "show", "master", name])).await?;
+    // A link that is gone has none.
+    let text = if exit.success() { exit.text() } else { String::new() };
+    Ok(text
+        .lines()
+        .filter_map(|line| line.split(": ").nth(1))
+        .map(|name| name.split('@').next().unwrap_or(name).to_owned())
+        .collect())
 }
 
 async fn namespace(machine: &dyn Machine, name: &str) -> anyhow::Result<()> {

@@ -7,6 +7,8 @@ use kprov_providers::{Key, Made};
 use super::*;
 use crate::journal::What;
 
+const DEV: &str = "Inter-|   Receive\n face |bytes\n  eth0: 1 2\n";
+
 /// A packet filter with one table of kube-proxy's, or none.
 #[derive(Default)]
 struct FakeKernel(AtomicBool);
@@ -30,7 +32,13 @@ fn machine() -> FakeMachine {
     let machine = FakeMachine::new();
     machine.on("ip", |machine, command| {
         match command.args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-            ["link", "delete", "dev", name] => machine.remove_tree(&format!("/sys/class/net/{name}"))?,
+            ["-o", "link", "show", "master", _] => {}
+            ["link", "delete", "dev", name] => {
+                let table = String::from_utf8(machine.read("/proc/net/dev")?.unwrap_or_default())?;
+                let rest = table.lines().filter(|line| !line.trim().starts_with(&format!("{name}:")));
+                let rest: String = rest.map(|line| format!("{line}\n")).collect();
+                machine.write_in_place("/proc/net/dev", rest.as_bytes())?;
+            }
             ["netns", "delete", name] => machine.remove(&format!("/run/netns/{name}"))?,
             other => anyhow::bail!("not expected: ip {other:?}"),
         }
@@ -86,10 +94,11 @@ async fn joined(machine: &FakeMachine, journal: &Journal) {
     ] {
         machine.write(path, b"apiVersion: v1\nkind: Config\n", 0o600).unwrap();
     }
-    for path in ["/var/log/pods/a/0.log", "/etc/cni/net.d/10-flannel.conflist", "/sys/class/net/cni0/mtu"] {
+    for path in ["/var/log/pods/a/0.log", "/etc/cni/net.d/10-flannel.conflist"] {
         machine.put(path, "x");
     }
     machine.put("/run/netns/cni-1234", "");
+    machine.put("/proc/net/dev", format!("{DEV}  cni0: 1 2\n"));
     machine.unit_do("kubelet.service", UnitVerb::Enable).await.unwrap();
     machine.unit_do("kubelet.service", UnitVerb::Start).await.unwrap();
 }
@@ -100,7 +109,7 @@ fn lived_in() -> FakeMachine {
     machine.put("/opt/cni/bin/mine", "mine");
     machine.put("/run/netns/mine", "");
     machine.put("/var/log/mine.log", "mine");
-    machine.put("/sys/class/net/eth0/mtu", "1500");
+    machine.put("/proc/net/dev", DEV);
     machine
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 
 use super::{Made, pods};
 use crate::Machine;
-use crate::machine::{Command, Kind, UnitVerb};
+use crate::machine::{Command, Kind, UnitVerb, links};
 
 /// Takes one thing back.
 ///
@@ -88,12 +88,12 @@ pub(crate) fn sysctl_path(name: &str) -> String {
 }
 
 async fn link(machine: &dyn Machine, name: &str) -> anyhow::Result<()> {
-    let at = format!("/sys/class/net/{name}");
-    if machine.meta(&at)?.is_none() {
+    let there = || -> anyhow::Result<bool> { Ok(links(machine)?.iter().any(|link| link == name)) };
+    if !there()? {
         return Ok(());
     }
     let exit = machine.run(Command::new("ip", ["link", "delete", "dev", name])).await?;
-    if !exit.success() && machine.meta(&at)?.is_some() {
+    if !exit.success() && there()? {
         bail!("ip link delete: {}, {name}", String::from_utf8_lossy(&exit.stderr).trim());
     }
     Ok(())

@@ -184,8 +184,10 @@ pub(super) fn remove_dir(path: &str) -> anyhow::Result<bool> {
 }
 
 fn sync_dir_of(path: &str) -> io::Result<()> {
-    match Path::new(path).parent() {
-        Some(dir) => File::open(dir)?.sync_all(),
-        None => Ok(()),
+    let Some(dir) = Path::new(path).parent() else { return Ok(()) };
+    match File::open(dir)?.sync_all() {
+        // File systems that live in the kernel (cgroups) have nothing to sync.
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        result => result,
     }
 }
