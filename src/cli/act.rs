@@ -15,6 +15,8 @@ pub(super) struct Act {
     pub events: Events,
     /// How it hears that it should stop.
     pub stop: Stop,
+    /// Events are the output (`-o json`).
+    pub json: bool,
 }
 
 /// The good end of an acting command.
@@ -61,7 +63,7 @@ where
             told.warn(if now { "stopping now" } else { "finishing what runs; once more to stop now" });
         })
         .map_err(Failure::internal)?;
-        let end = work(Act { events, stop: stop.clone() }).await;
+        let end = work(Act { events, stop: stop.clone(), json: format == output::Format::Json }).await;
         // The signal handler keeps a sender for as long as the runtime lives, so the reader is told, not left to notice.
         reader.end().await;
         end

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kprov_providers::machine::this::ThisMachine;
-use kprov_providers::{Machine, Status};
+use kprov_providers::{Events, Machine, Status};
 use serde_json::Value;
 
 use super::act::{self, Act, End};
@@ -89,7 +89,7 @@ pub(super) fn count(number: usize, what: &str) -> String {
 /// # Errors
 /// When a step cannot be looked at, or something that is not ours is in the way.
 pub(super) async fn dry_run(act: &Act, plan: &Plan, record: &Record, detailed: bool) -> Result<End> {
-    let changes = engine::preview(plan, record.all_outputs(), &act.events).await.map_err(Failure::internal)?;
+    let changes = engine::preview(plan, record.all_outputs(), &silent(act)).await.map_err(Failure::internal)?;
     let wanted: Vec<&Change> = changes.iter().filter(|change| change.changes()).collect();
     let mut text = String::new();
     for change in &wanted {
@@ -109,6 +109,11 @@ pub(super) async fn dry_run(act: &Act, plan: &Plan, record: &Record, detailed: b
         .collect();
     let code = if detailed && !wanted.is_empty() { 10 } else { 0 };
     Ok(End { code, ..End::said(text).field("changes", list) })
+}
+
+/// What is looked at is shown as one list at the end, not as events too; with `-o json` the events are the list.
+fn silent(act: &Act) -> Events {
+    if act.json { act.events.clone() } else { Events::channel().0 }
 }
 
 fn word(change: &Change) -> &'static str {
@@ -161,7 +166,7 @@ pub(super) async fn run(act: &Act, command: &str, plan: &Plan, journal: &Arc<Jou
 /// # Errors
 /// [`Kind::User`] when something differs: a finished machine is changed by `reset` only.
 pub(super) async fn still_as_wanted(act: &Act, command: &str, plan: &Plan, record: &Record) -> Result {
-    let changes = engine::preview(plan, record.all_outputs(), &act.events).await.map_err(Failure::internal)?;
+    let changes = engine::preview(plan, record.all_outputs(), &silent(act)).await.map_err(Failure::internal)?;
     let unlike: Vec<String> =
         changes.iter().filter(|change| change.changes()).map(line).chain(changes.iter().filter_map(blocked)).collect();
     if unlike.is_empty() {
