@@ -166,7 +166,7 @@ fn build(shop: &Shop<'_>, go: &Toolchain, part: &Part) -> Result<PathBuf> {
 
 fn build_go(shop: &Shop<'_>, go: &Toolchain, part: &Part, recipe: &Go, module: &Path, out: &Path) -> Result<()> {
     let log = shop.log(part.name);
-    let progress = |lines: usize| shop.say(part.name, format!("{lines} packages compiled"));
+    let progress = |lines: usize| shop.say(part.name, format!("{}: {lines} packages compiled", part.name));
     let run = |what: &str, mut command: std::process::Command| {
         command.current_dir(module);
         Run { running: shop.running, part: part.name, what, log: &log, input: None, progress: &progress }.run(command)
@@ -219,7 +219,7 @@ fn resolve(shop: &Shop<'_>, part: &Part, recipe: &Go, module: &Path) -> Result<(
     let Some(nearest) = known.last() else {
         return Err(BuildError::Lacks { part: part.name.into(), what: "no module is embedded".into() });
     };
-    shop.say(part.name, format!("{} has no sums in this kprov; its modules are resolved now", part.version));
+    shop.say(part.name, format!("{} {}: no sums in this kprov, its modules are resolved now", part.name, part.version));
     for (name, text) in sources::module(part.name, nearest) {
         let text = match name {
             "go.mod" => exchange(text, recipe.module, nearest, &part.version),
