@@ -108,6 +108,8 @@ type Result<T> = std::result::Result<T, BuildError>;
 pub struct Built {
     /// The file's id and sizes.
     pub packed: Packed,
+    /// The file was there already, whole and with the same content.
+    pub kept: bool,
     /// Parts that came from the cache.
     pub cached: Vec<String>,
     /// Parts that were built now, with seconds.
@@ -131,10 +133,10 @@ pub fn build(options: &Options, events: &Events, running: &Running) -> Result<Bu
         tools::check(needs_root && !root::exists(&shop), needs_root, options.install_tools, &shop)?;
     }
     let outcome = part::build_all(&shop, &plan)?;
-    let packed = shop.timed("pack", "packing the bundle", || {
+    let (packed, kept) = shop.timed("pack", "packing the bundle", || {
         assemble::bundle(&shop, &plan, &outcome.dirs, &options.out, options.level)
     })?;
-    Ok(Built { packed, cached: outcome.cached, built: outcome.built, seconds: begun.elapsed().as_secs_f64() })
+    Ok(Built { packed, kept, cached: outcome.cached, built: outcome.built, seconds: begun.elapsed().as_secs_f64() })
 }
 
 /// Where work is done and told.

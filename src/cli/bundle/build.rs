@@ -102,6 +102,9 @@ pub(super) fn run(args: Args, shell: &Shell) -> Result<u8> {
 }
 
 fn summary(out: &std::path::Path, built: &Built) -> String {
+    if built.kept {
+        return format!("{}: nothing to do, it holds just this\n", out.display());
+    }
     let mb = |bytes: u64| bytes as f64 / 1e6;
     format!(
         "{}: {:.1} MB packed, {:.1} MB unpacked, {} parts built and {} from the cache in {:.0} s\n",
