@@ -11,6 +11,7 @@ mod clusters;
 mod completion;
 mod image;
 mod init;
+mod join;
 mod kubeconfig;
 mod kubectl;
 mod life;
@@ -67,6 +68,7 @@ enum Command {
     Version(version::Args),
     Completion(completion::Args),
     Init(Box<init::Args>),
+    Join(Box<join::Args>),
 }
 
 /// Parses the command line, runs the command, prints its failure and returns its exit code.
@@ -105,6 +107,7 @@ fn dispatch(command: Command, shell: &Shell) -> Result<u8> {
         Command::Version(args) => version::run(&args, shell).map(|()| 0),
         Command::Completion(args) => completion::run(&args).map(|()| 0),
         Command::Init(args) => init::run(*args, shell),
+        Command::Join(args) => join::run(*args, shell),
     }
 }
 

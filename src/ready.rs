@@ -76,8 +76,41 @@ pub async fn wait_node(client: &Client, name: &str, limit: Duration, events: &Ev
     until(client, limit, events, found).await
 }
 
+/// The same for one Node and, with `pods`, the system pods on it, with nothing but a kubelet's own rights.
+///
+/// # Errors
+/// When it is not Ready in time.
+pub async fn wait_own(
+    client: &Client,
+    name: &str,
+    pods: bool,
+    limit: Duration,
+    events: &Events,
+) -> anyhow::Result<Vec<Item>> {
+    let all = async || -> kube::Result<Vec<Item>> {
+        let mut items = vec![node(&Api::<Node>::all(client.clone()).get(name).await?)];
+        let here = ListParams::default().fields(&format!("spec.nodeName={name}"));
+        for namespace in SYSTEM.iter().filter(|_| pods) {
+            let found = Api::<Pod>::namespaced(client.clone(), namespace).list(&here).await?;
+            items.extend(found.items.iter().filter(|pod| !done(pod)).map(pod));
+        }
+        Ok(items)
+    };
+    let not_ready = async |items: &[Item]| items.iter().filter(|item| !item.ready).map(words).collect();
+    until_of(all, limit, events, not_ready).await
+}
+
 async fn until(
     client: &Client,
+    limit: Duration,
+    events: &Events,
+    missing: impl AsyncFn(&[Item]) -> Vec<String>,
+) -> anyhow::Result<Vec<Item>> {
+    until_of(async || look(client).await, limit, events, missing).await
+}
+
+async fn until_of(
+    look: impl AsyncFn() -> kube::Result<Vec<Item>>,
     limit: Duration,
     events: &Events,
     missing: impl AsyncFn(&[Item]) -> Vec<String>,
@@ -86,7 +119,7 @@ async fn until(
     let mut pause = Backoff::up_to(Duration::from_millis(500));
     let mut said = String::new();
     loop {
-        let still = match look(client).await {
+        let still = match look().await {
             Ok(items) => {
                 let still = missing(&items).await;
                 if still.is_empty() {

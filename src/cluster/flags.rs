@@ -235,7 +235,7 @@ pub struct JoinFlags {
     #[arg(long, value_name = "FILE", help_heading = "kprov's own")]
     pub bundle: Option<PathBuf>,
 
-    /// When to return [default: node]
+    /// When to return [default: api, the Node is registered and its kubelet has its certificate]
     #[arg(long, value_enum, value_name = "WHAT", help_heading = "kprov's own")]
     pub wait: Option<WaitFor>,
 }
