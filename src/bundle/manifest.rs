@@ -43,7 +43,7 @@ pub struct Manifest {
 
 /// A file that goes onto the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", try_from = "Written")]
 pub struct HostFile {
     /// Absolute path on the machine: `/usr/bin/kubelet`, in one of [`HOST_DIRS`].
     pub path: String,
@@ -58,7 +58,7 @@ pub struct HostFile {
 }
 
 /// Where a host file's content comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Content {
     /// A blob of its own: lower-case hex SHA-256.
@@ -76,6 +76,45 @@ pub enum Content {
     },
     /// A symbolic link and its target.
     Link(String),
+}
+
+/// A host file as it is written: serde cannot refuse unknown fields beside a flattened one.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Written {
+    path: String,
+    mode: u32,
+    #[serde(default)]
+    unless: Vec<String>,
+    blob: Option<String>,
+    member: Option<WrittenMember>,
+    link: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct WrittenMember {
+    layer: String,
+    name: String,
+    sha256: String,
+    size: u64,
+}
+
+impl TryFrom<Written> for HostFile {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let Written { path, mode, unless, blob, member, link } = written;
+        let content = match (blob, member, link) {
+            (Some(blob), None, None) => Content::Blob(blob),
+            (None, Some(WrittenMember { layer, name, sha256, size }), None) => {
+                Content::Member { layer, name, sha256, size }
+            }
+            (None, None, Some(link)) => Content::Link(link),
+            _ => return Err(format!("not exactly one of blob, member and link: {path}")),
+        };
+        Ok(Self { path, mode, unless, content })
+    }
 }
 
 /// An image of the OCI layout. Layers are uncompressed tars: the bundle as a whole is compressed.
