@@ -20,6 +20,9 @@ use crate::bundle::unpack::IMAGES;
 /// Label of images that the kubelet's garbage collection must not take: nobody can pull them again.
 pub const PINNED: &str = "io.cri-containerd.pinned=pinned";
 
+/// Where containerd keeps its images.
+const ROOT: &str = "/var/lib/containerd";
+
 /// Imports the images of a bundle.
 pub struct ImportImages {
     label: Label,
@@ -135,6 +138,24 @@ impl ImportImages {
         tokio::task::spawn_blocking(export).await.context("taking the images from the bundle")?
     }
 
+    /// containerd syncs what it keeps of images, but not the files that it unpacks from them: after a power cut they
+    /// could be empty, and nothing would ever mend that.
+    async fn sync(&self) -> anyhow::Result<()> {
+        let Some(path) = self.machine.real_path(ROOT) else { return Ok(()) };
+        let sync = move || -> std::io::Result<()> {
+            match std::fs::File::open(&path) {
+                Ok(dir) => Ok(rustix::fs::syncfs(dir)?),
+                // Another's containerd may keep its images elsewhere.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    rustix::fs::sync();
+                    Ok(())
+                }
+                Err(e) => Err(e),
+            }
+        };
+        tokio::task::spawn_blocking(sync).await?.with_context(|| format!("syncing {ROOT}"))
+    }
+
     async fn import(&self) -> anyhow::Result<Exit> {
         let import = ["images", "import", "--local", "--label", PINNED, &*self.archive];
         self.ctr(&import, Duration::from_secs(900)).await
@@ -194,6 +215,7 @@ impl Step for ImportImages {
             bail!("ctr images import: {}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
         }
         self.machine.remove(&self.archive)?;
+        self.sync().await?;
         match self.look().await.context("looking at the imported images")? {
             Status::Ready(outputs) => Ok(outputs),
             other => bail!("the images are imported, but not as they should be: {other:?}"),
