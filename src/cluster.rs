@@ -19,7 +19,7 @@ use serde_json::Value;
 
 pub use self::duration::{duration, duration_text};
 use self::kubeadm::{ClusterConfiguration, InitConfiguration, JoinConfiguration, ResetConfiguration};
-pub use self::load::{load_init, load_join, load_reset, wanted_version};
+pub use self::load::{load_init, load_join, load_reset, wanted_socket, wanted_version};
 pub use self::problems::Problems;
 
 /// Input of `init` with all defaults filled in: every `Option` that has a default is `Some`.

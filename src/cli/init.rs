@@ -50,7 +50,8 @@ async fn init(args: Args, act: Act) -> Result<End> {
         Some(CniChoice::File(path)) => Some(read(path)?),
         _ => None,
     };
-    let look = Node::look(flags.cri_socket.as_deref(), !flags.dry_run).await?;
+    let socket = cluster::wanted_socket(flags.cri_socket.as_deref(), config);
+    let look = Node::look(socket.as_deref(), !flags.dry_run).await?;
     let wanted = cluster::wanted_version(flags.kubernetes_version.as_deref(), config);
     let bundle = node::bundle(flags.bundle.clone(), wanted)?;
     let cluster =
@@ -138,8 +139,7 @@ fn ignored(cluster: &Cluster) -> Vec<String> {
 /// All problems of the input as one failure.
 pub(super) fn problems(problems: Problems) -> Failure {
     let kind = if problems.is_usage() { Kind::Usage } else { Kind::User };
-    let all: Vec<String> = problems.0.iter().map(ToString::to_string).collect();
-    Failure { kind, error: anyhow::anyhow!("{}", all.join("\n")), hints: Vec::new() }
+    Failure { kind, error: anyhow::Error::new(problems), hints: Vec::new() }
 }
 
 /// A configuration's name for messages and its text; `-` is stdin.

@@ -10,8 +10,8 @@ use kprov_providers::machine::this::ThisMachine;
 use super::act::{self, Act, End};
 use super::error::{Failure, Kind, Result};
 use super::{Shell, output};
+use crate::cluster;
 use crate::cluster::flags::ResetFlags;
-use crate::cluster::{self, Problems};
 use crate::facts::{self, Answers};
 use crate::journal::{self, Journal, JournalError, Record};
 use crate::preflight::{self, Look, Severity};
@@ -40,7 +40,7 @@ pub(super) fn run(args: Args, shell: &Shell) -> Result<u8> {
 async fn reset(flags: ResetFlags, act: Act) -> Result<End> {
     let config = flags.config.as_ref().map(read).transpose()?;
     let config = config.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
-    let wanted = cluster::load_reset(&flags, config).map_err(|problems| refused(&problems))?;
+    let wanted = cluster::load_reset(&flags, config).map_err(super::init::problems)?;
     for problem in &wanted.warnings.0 {
         act.events.warn(problem.to_string());
     }
@@ -121,10 +121,4 @@ fn read(path: &PathBuf) -> Result<(String, String)> {
         if path.as_os_str() == "-" { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) };
     let text = text.map_err(|e| Failure::user(anyhow::Error::new(e).context(format!("reading {}", path.display()))))?;
     Ok((path.display().to_string(), text))
-}
-
-fn refused(problems: &Problems) -> Failure {
-    let kind = if problems.is_usage() { Kind::Usage } else { Kind::User };
-    let all: Vec<String> = problems.0.iter().map(ToString::to_string).collect();
-    Failure { kind, error: anyhow::anyhow!("{}", all.join("\n")), hints: Vec::new() }
 }

@@ -55,6 +55,11 @@ pub(crate) fn kubelet(
     let fitted = fit::kubelet(facts);
     let last = [("cgroupDriver", json!("systemd"))];
     let mut component = component(document, given, Doc::Kubelet, &defaults, &fitted, &last, input);
+    if get(&component.document, "resolvConf").is_none() {
+        // For this machine's own file only, but told with the rest.
+        let here = fit::kubelet_here(facts).into_iter().filter(|fit| fit.field == "resolvConf");
+        component.notes.extend(here.map(|fit| fit.note));
+    }
     complete(&mut component.document, table.empty.get(Doc::Kubelet.kind()));
     component
 }
@@ -109,7 +114,7 @@ fn component(
     input: &mut Input,
 ) -> Component {
     for (path, value) in defaults {
-        match get(&document, path) {
+        match get(&document, path).filter(|value| !is_blank(value)) {
             None => put(&mut document, path, value.clone()),
             Some(other) if other != value => {
                 let message = format!("kubeadm recommends {value} for {path}, not {other}");
@@ -122,7 +127,7 @@ fn component(
     let notes = fit::fill(&mut document, fitted);
     for (path, value) in last {
         for document in [&mut plain, &mut document] {
-            if get(document, path).is_none() {
+            if get(document, path).is_none_or(is_blank) {
                 put(document, path, value.clone());
             }
         }
@@ -142,6 +147,11 @@ fn complete(document: &mut Value, empty: Option<&Value>) {
         (document @ Value::Null, Some(empty)) => *document = empty.clone(),
         _ => {}
     }
+}
+
+/// Empty is "left out" to kubeadm as well.
+fn is_blank(value: &Value) -> bool {
+    value.is_null() || value.as_str() == Some("")
 }
 
 /// The value of a dotted path.

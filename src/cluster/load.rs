@@ -16,19 +16,30 @@ use crate::yaml::{self, Data, Node, Span};
 /// The exact version that a flag or the file asks for, before anything else of them is looked at: it decides which
 /// bundle is taken. A label (`stable-1`) and a text that is no version decide nothing.
 pub fn wanted_version(flag: Option<&str>, config: Option<(&str, &str)>) -> Option<String> {
-    let asked = flag.map(str::to_owned).or_else(|| {
-        let parsed = yaml::parse(config?.1);
-        let documents = parsed.documents.iter().map(|document| &document.root);
-        let text = |root: &Node, field| root.get(field).and_then(Node::text).map(str::to_owned);
-        documents
-            .clone()
-            .find(|r| text(r, "kind").as_deref() == Some(Doc::Cluster.kind()))
-            .and_then(|r| text(r, "kubernetesVersion"))
-    })?;
+    let asked = peek(flag, config, &[Doc::Cluster], &["kubernetesVersion"])?;
     match version::wanted(&asked)? {
         version::Wanted::Exactly(version) => Some(version.to_string()),
         _ => None,
     }
+}
+
+/// The CRI socket that a flag or the file asks for, before anything else of them is looked at: it decides which of
+/// several runtimes is looked at.
+pub fn wanted_socket(flag: Option<&str>, config: Option<(&str, &str)>) -> Option<String> {
+    peek(flag, config, &[Doc::Init, Doc::Join], &["nodeRegistration", "criSocket"])
+}
+
+/// The flag, else the text of a field in the first document of these kinds that has it.
+fn peek(flag: Option<&str>, config: Option<(&str, &str)>, docs: &[Doc], path: &[&str]) -> Option<String> {
+    if let Some(flag) = flag {
+        return Some(flag.to_owned());
+    }
+    let documents = yaml::parse(config?.1).documents;
+    documents.iter().map(|document| &document.root).find_map(|root| {
+        let kind = root.get("kind").and_then(Node::text)?;
+        let field = path.iter().try_fold(root, |node, key| node.get(key))?;
+        docs.iter().any(|doc| doc.kind() == kind).then(|| field.text().map(str::to_owned))?
+    })
 }
 
 /// The input of `init`: flags and file, with defaults. `cni` is the text of the `--cni` file, where that is one.

@@ -270,6 +270,19 @@ fn unknown_fields_become_warnings_where_they_are_ignored() {
 }
 
 #[test]
+fn what_decides_early_is_found_in_the_file() {
+    let full = Some(("f", include_str!("tests/full.yaml")));
+    assert_eq!(wanted_version(None, full).as_deref(), Some("v1.36.3"));
+    assert_eq!(wanted_version(Some("1.35.4"), full).as_deref(), Some("v1.35.4"));
+    assert_eq!(wanted_version(Some("stable"), full), None);
+    assert_eq!(wanted_socket(None, full).as_deref(), Some("/run/containerd/containerd.sock"));
+    assert_eq!(wanted_socket(Some("/x"), full).as_deref(), Some("/x"));
+    for text in ["", "a: [", "- 1", "kind: InitConfiguration\nnodeRegistration: 1"] {
+        assert_eq!((wanted_version(None, Some(("f", text))), wanted_socket(None, Some(("f", text)))), (None, None));
+    }
+}
+
+#[test]
 fn an_item_that_is_left_out_does_not_shift_the_places_of_the_others() {
     let text = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\napiServer:\n  certSANs:\n  - 1\n  - bad name\n";
     let problems = init_with("", Some(text), &facts()).unwrap_err();
@@ -288,88 +301,43 @@ fn a_control_plane_endpoint_gets_the_port() {
 }
 
 #[test]
-fn what_kubeadm_prints_as_its_own_defaults_is_taken() {
-    for text in [include_str!("tests/init-defaults.yaml"), include_str!("tests/full.yaml")] {
-        let problems = init_with("", Some(text), &facts()).err();
-        assert_eq!(problems, None, "{}", problems.as_ref().unwrap());
+fn a_file_with_every_field_is_taken() {
+    let cluster = init_file(include_str!("tests/full.yaml"));
+    assert_eq!(cluster.warnings.0.len(), 0, "{}", cluster.warnings);
+    insta::assert_snapshot!("full", cluster.config_yaml().unwrap());
+}
+
+#[test]
+fn a_token_with_an_end_gets_no_ttl() {
+    let text = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: InitConfiguration\nbootstrapTokens: [{token: bcdefg.0123456789abcdef, expires: \"2030-01-31T12:00:00Z\"}]\n";
+    let token = init_file(text).init.bootstrap_tokens.unwrap().remove(0);
+    assert_eq!((token.ttl, token.expires.as_deref()), (None, Some("2030-01-31T12:00:00Z")));
+}
+
+/// The oracle: what kubeadm prints as its defaults must be what we fill in, and must come through unchanged.
+#[test]
+fn the_defaults_are_kubeadms() {
+    let kubeadms = crate::yaml::values(include_str!("tests/init-defaults.yaml")).unwrap();
+    let [kubeadms_init, kubeadms_config, kubelet, proxy] = kubeadms.as_slice() else { panic!("four documents") };
+    let ours = init_with(
+        "--cni none --apiserver-advertise-address 1.2.3.4 --node-name node --token abcdef.0123456789abcdef",
+        None,
+        &facts(),
+    )
+    .unwrap();
+    let through = init_with("--cni none", Some(include_str!("tests/init-defaults.yaml")), &facts()).unwrap();
+    for mut cluster in [ours, through] {
+        assert_eq!(cluster.kubelet, *kubelet);
+        assert_eq!(cluster.proxy, *proxy);
+        cluster.init.node_registration.as_mut().unwrap().taints = None;
+        let mut kubeadms_init = kubeadms_init.clone();
+        kubeadms_init["nodeRegistration"].as_object_mut().unwrap().remove("taints");
+        assert_eq!(kubeadm::document("InitConfiguration", &cluster.init), kubeadms_init);
+        // The two that differ on purpose, or by how they are written.
+        cluster.config.encryption_algorithm = Some("RSA-2048".to_owned());
+        cluster.config.kubernetes_version = Some("1.36.3".to_owned());
+        assert_eq!(kubeadm::document("ClusterConfiguration", &cluster.config), *kubeadms_config);
     }
 }
 
-mod never_panics {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const VALID: [&str; 3] =
-        [include_str!("tests/init-defaults.yaml"), include_str!("tests/full.yaml"), include_str!("tests/wrong.yaml")];
-
-    fn all_loaders(text: &str) {
-        let flags = InitFlags { config: Some("f".into()), ..InitFlags::default() };
-        if let Err(problems) = load_init(&flags, Some(("f", text)), None, &facts(), &bundle()) {
-            assert!(!problems.is_empty());
-            let _ = problems.to_string();
-        }
-        let flags = JoinFlags { config: Some("f".into()), ..JoinFlags::default() };
-        let _ = load_join(&flags, Some(("f", text)), &facts()).map_err(|problems| problems.to_string());
-        let flags = ResetFlags { config: Some("f".into()), ..ResetFlags::default() };
-        let _ = load_reset(&flags, Some(("f", text))).map_err(|problems| problems.to_string());
-    }
-
-    proptest! {
-        #[test]
-        fn on_any_text(text in any::<String>()) {
-            all_loaders(&text);
-        }
-
-        #[test]
-        fn on_documents_of_any_values(value in "\\PC{0,40}", field in "[a-zA-Z]{1,20}", kind in prop::sample::select(vec!["InitConfiguration", "ClusterConfiguration", "JoinConfiguration", "ResetConfiguration"])) {
-            all_loaders(&format!("apiVersion: kubeadm.k8s.io/v1beta4\nkind: {kind}\n{field}: {value}\n"));
-        }
-
-        #[test]
-        fn on_valid_documents_that_were_cut_and_mixed(which in 0..3_usize, cuts in prop::collection::vec((0.0..1.0_f64, 0.0..1.0_f64, "[ -~\n]{0,6}"), 1..4)) {
-            let mut text = VALID[which].to_owned();
-            for (from, length, with) in cuts {
-                let mut start = (text.len() as f64 * from) as usize;
-                let mut end = start + (30.0 * length) as usize;
-                end = end.min(text.len());
-                while !text.is_char_boundary(start) { start -= 1; }
-                while !text.is_char_boundary(end) { end += 1; }
-                text.replace_range(start..end, &with);
-            }
-            all_loaders(&text);
-        }
-
-        #[test]
-        fn on_valid_documents_with_lines_exchanged(which in 0..3_usize, swaps in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..6)) {
-            let mut lines: Vec<&str> = VALID[which].lines().collect();
-            for (a, b) in swaps {
-                let (a, b) = (a.index(lines.len()), b.index(lines.len()));
-                lines.swap(a, b);
-            }
-            all_loaders(&lines.join("\n"));
-        }
-
-        #[test]
-        fn on_any_flags(subnet in "[0-9a-f.:/,]{0,40}", endpoint in "[a-z0-9.:\\[\\]]{0,20}", version in "[v0-9.a-z-]{0,12}") {
-            let flags = InitFlags {
-                pod_network_cidr: Some(subnet.clone()),
-                service_cidr: Some(subnet.chars().rev().collect()),
-                control_plane_endpoint: Some(endpoint),
-                kubernetes_version: Some(version),
-                ..InitFlags::default()
-            };
-            let _ = load_init(&flags, None, None, &facts(), &bundle()).map_err(|problems| problems.to_string());
-        }
-
-        #[test]
-        fn on_subnets_of_any_size(a in 0..33_u8, b in 0..33_u8, c in 0..129_u8, d in 0..129_u8) {
-            let flags = InitFlags {
-                pod_network_cidr: Some(format!("10.0.0.0/{a},fd00::/{c}")),
-                service_cidr: Some(format!("172.16.0.0/{b},fd01::/{d}")),
-                ..InitFlags::default()
-            };
-            let _ = load_init(&flags, None, None, &facts(), &bundle()).map_err(|problems| problems.to_string());
-        }
-    }
-}
+mod never_panics;

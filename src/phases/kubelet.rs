@@ -99,8 +99,11 @@ fn node_config(kubelet: &Kubelet<'_>) -> Value {
     let mut config = kubelet.config.clone();
     if let Some(fields) = config.as_object_mut() {
         fields.insert("containerRuntimeEndpoint".into(), socket(kubelet.node).into());
-        if kubelet.facts.resolved && !fields.contains_key("resolvConf") {
-            fields.insert("resolvConf".into(), RESOLVED.into());
+        let better = kubelet.facts.resolv_conf.as_deref().or(kubelet.facts.resolved.then_some(RESOLVED));
+        if let Some(path) = better
+            && !fields.contains_key("resolvConf")
+        {
+            fields.insert("resolvConf".into(), path.into());
         }
     }
     config
