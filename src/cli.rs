@@ -19,6 +19,7 @@ mod node;
 mod reset;
 mod ssh;
 mod status;
+mod token;
 mod up;
 mod version;
 
@@ -65,6 +66,7 @@ enum Command {
     Down(life::Down),
     Bundle(bundle::Args),
     Reset(reset::Args),
+    Token(token::Args),
     Version(version::Args),
     Completion(completion::Args),
     Init(Box<init::Args>),
@@ -104,6 +106,7 @@ fn dispatch(command: Command, shell: &Shell) -> Result<u8> {
         Command::Down(args) => life::down(args, shell),
         Command::Bundle(args) => bundle::run(args, shell),
         Command::Reset(args) => reset::run(args, shell),
+        Command::Token(args) => token::run(args, shell),
         Command::Version(args) => version::run(&args, shell).map(|()| 0),
         Command::Completion(args) => completion::run(&args).map(|()| 0),
         Command::Init(args) => init::run(*args, shell),

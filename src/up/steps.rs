@@ -178,7 +178,8 @@ impl Coarse {
         let host = self.host(machine).await?;
         let session = self.host(CONTROL_PLANE).await?.connect_within(Duration::from_secs(10)).await?;
         // Made when it is needed and soon gone; it travels on standard output and input only.
-        let create = format!("{KPROV} token create --ttl 15m --description 'kprov up'");
+        let create =
+            format!("{KPROV} token create --kubeconfig /etc/kubernetes/admin.conf --ttl 15m --description 'kprov up'");
         let token = session.done("making a bootstrap token", &create, b"").await?;
         let kubeconfig = std::fs::read_to_string(ground.places.kubeconfig(&ground.name))
             .context("reading the cluster's kubeconfig")?;
