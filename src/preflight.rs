@@ -147,31 +147,4 @@ fn path_name(check: &str, path: &str) -> String {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    #[test]
-    fn errors_are_ignored_by_name_in_any_case() {
-        let findings =
-            || vec![Finding::error("Port-6443", "x"), Finding::error("Mem", "y"), Finding::warning("Swap", "z")];
-        let left = |names: &[&str]| {
-            let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-            let all = ignore(findings(), &names);
-            assert_eq!(all.len(), 3, "what is ignored is still told");
-            errors(&all).iter().map(|f| f.name.clone()).collect::<Vec<_>>()
-        };
-        assert_eq!(left(&[]), ["Port-6443", "Mem"]);
-        assert_eq!(left(&["port-6443"]), ["Mem"]);
-        assert_eq!(left(&["MEM", "PORT-6443"]), Vec::<String>::new());
-        assert_eq!(left(&["ALL"]), Vec::<String>::new());
-    }
-
-    #[test]
-    fn paths_are_named_as_kubeadm_does() {
-        assert_eq!(path_name("DirAvailable", "/var/lib/etcd"), "DirAvailable--var-lib-etcd");
-        assert_eq!(
-            path_name("FileContent", "/proc/sys/net/ipv4/ip_forward"),
-            "FileContent--proc-sys-net-ipv4-ip_forward"
-        );
-    }
-}
+mod tests;

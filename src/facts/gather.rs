@@ -268,3 +268,86 @@ fn default_addresses(sources: Vec<IpAddr>, routes: &[net::Route], addresses: &[I
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use kprov_providers::machine::fake::FakeMachine;
+
+    use super::*;
+
+    fn machine() -> FakeMachine {
+        let machine = FakeMachine::new();
+        for (path, text) in [
+            ("/proc/sys/kernel/hostname", "Node-1\n"),
+            ("/proc/sys/kernel/osrelease", "6.1.0-18-amd64\n"),
+            ("/proc/sys/kernel/cap_last_cap", "40\n"),
+            ("/etc/os-release", "NAME=\"Debian\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
+            ("/proc/self/status", "Name:\tx\nCapBnd:\t000001fffeffffff\nCpus_allowed_list:\t0-2,7\n"),
+            ("/proc/self/mounts", "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n"),
+            ("/proc/self/smaps", "x\nKernelPageSize:        16 kB\n"),
+            ("/proc/meminfo", "MemTotal:        4000000 kB\n"),
+            ("/proc/swaps", "Filename Type Size Used Priority\n/dev/sda2 partition 1 0 -2\n"),
+            ("/proc/net/unix", "Num RefCount Protocol Flags Type St Inode Path\n"),
+            (
+                "/proc/net/route",
+                "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n\
+                 eth1 00000000 010200C0 0003 0 0 0 00000000 0 0 0\n\
+                 eth0 0000000A 00000000 0001 0 0 0 00FFFFFF 0 0 0\n\
+                 eth1 000200C0 00000000 0001 0 0 0 00FFFFFF 0 0 0\n\
+                 cni0 0000F40A 00000000 0001 0 0 0 00FFFFFF 0 0 0\n",
+            ),
+            (
+                "/proc/net/fib_trie",
+                "|-- 10.0.0.5\n /32 host LOCAL\n|-- 10.244.0.1\n /32 host LOCAL\n|-- 192.0.2.7\n /32 host LOCAL\n",
+            ),
+            ("/etc/resolv.conf", "nameserver 127.0.0.1\n"),
+            ("/usr/share/ca-certificates/x.crt", ""),
+            ("/lib/modules/6.1.0-18-amd64/modules.dep", "kernel/net/bridge/br_netfilter.ko.xz: kernel/a.ko\n"),
+        ] {
+            machine.put(path, text);
+        }
+        machine
+    }
+
+    #[tokio::test]
+    async fn facts_of_an_ordinary_machine() {
+        let sources = vec!["192.0.2.7".parse().unwrap()];
+        let answers = Answers { root: true, sources, ..Answers::default() };
+        let facts = gather(&machine(), answers, &|_| false, None).await.unwrap();
+        let shown = |list: &[IpAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(facts.hostname, "node-1");
+        assert_eq!(facts.os, "Debian GNU/Linux 12 (bookworm)");
+        assert_eq!((facts.cpus, facts.memory_mb, facts.page_size), (4, 4096, 16384));
+        assert_eq!(shown(&facts.addresses), ["192.0.2.7", "10.0.0.5"], "the default route's link first, no pod link");
+        assert_eq!(shown(&facts.default_addresses), ["192.0.2.7"]);
+        assert_eq!(facts.routes.len(), 3);
+        assert_eq!(facts.missing_capabilities, ["CAP_SYS_RESOURCE"]);
+        assert_eq!((facts.cgroups, facts.swap, facts.systemd), (Cgroups::V2, true, true));
+        assert!(facts.loopback_resolver_only && facts.resolv_conf.is_none());
+        assert_eq!(facts.ca_dirs, ["/usr/share/ca-certificates"]);
+        assert_eq!(facts.modules, ["br_netfilter"]);
+        assert!(facts.bridge_netfilter && facts.conntrack_writable);
+        assert_eq!(facts.runtime, None);
+    }
+
+    #[tokio::test]
+    async fn runtimes_are_found_by_their_sockets() {
+        let machine = machine();
+        let line = |path: &str| format!("0: 00000002 00000000 00010000 0001 01 1 {path}\n");
+        let both = line("/run/containerd/containerd.sock") + &line("/var/run/crio/crio.sock");
+        machine.put("/proc/net/unix", format!("Num\n{both}"));
+        for program in ["containerd", "crio"] {
+            machine.on(program, |_, _| {
+                Ok(kprov_providers::machine::Exit { stdout: b"x 2.1.3\n".to_vec(), ..Default::default() })
+            });
+        }
+        let facts = gather(&machine, Answers::default(), &|_| false, None).await.unwrap();
+        assert_eq!((facts.runtimes.len(), facts.runtime), (2, None), "the user has to choose");
+        let chosen = Some("unix:///var/run/containerd/containerd.sock");
+        let facts = gather(&machine, Answers::default(), &|_| false, chosen).await.unwrap();
+        assert_eq!(facts.runtime.map(|r| (r.name, r.version)), Some(("containerd".to_owned(), "2.1.3".to_owned())));
+        let ours = |path: &str| path == "/etc/systemd/system/containerd.service";
+        let facts = gather(&machine, Answers::default(), &ours, None).await.unwrap();
+        assert_eq!(facts.runtime.map(|r| r.name), Some("cri-o".to_owned()), "our own is not foreign");
+    }
+}

@@ -59,13 +59,16 @@ const THEIRS: [&str; 13] = [
     "vm.panic_on_oom",
 ];
 
+/// What kubelet's unit wants, and systemd starts for it alone.
+const UNITS: [&str; 1] = ["network-online.target"];
+
 /// Steps that make the kernel ready. `v6`: the cluster has IPv6 subnets.
 pub fn host(facts: &Facts, v6: bool, machine: &Arc<dyn Machine>) -> Plan {
     let mut plan = Plan::new();
     let sysctls = sysctls(facts, v6);
     let lines: String = sysctls.iter().map(|name| format!("{name} = 1\n")).collect();
     let file = WriteFile::new(Label::new(FIRST, PHASE), machine.clone(), SYSCTL_FILE, lines);
-    plan.add(Grows::new(file, machine.clone()).trees(TREES).dirs(DIRS).files(FILES).sysctls(THEIRS));
+    plan.add(Grows::new(file, machine.clone()).trees(TREES).dirs(DIRS).files(FILES).sysctls(THEIRS).units(UNITS));
     let mut last = Key::new(FIRST);
     if !facts.modules.is_empty() {
         let text: String = facts.modules.iter().map(|module| format!("{module}\n")).collect();

@@ -58,7 +58,7 @@ pub(super) fn bundle(look: &Look<'_>) -> anyhow::Result<Vec<Finding>> {
         let of_runtime =
             look.facts.runtime.is_some() && ["containerd", "ctr", "runc"].iter().any(|n| name.starts_with(n));
         let Some(meta) = look.machine.meta(&file.path)? else { continue };
-        if of_runtime || (look.ours)(&file.path) {
+        if of_runtime || (look.ours)(&file.path) || any_there(look, &file.unless)? {
             continue;
         }
         let same = match &file.content {
@@ -79,4 +79,13 @@ pub(super) fn bundle(look: &Look<'_>) -> anyhow::Result<Vec<Finding>> {
         }
     }
     Ok(found)
+}
+
+fn any_there(look: &Look<'_>, paths: &[String]) -> anyhow::Result<bool> {
+    for path in paths {
+        if look.machine.meta(path)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

@@ -18,6 +18,7 @@ pub struct Grows {
     dirs: Vec<String>,
     files: Vec<String>,
     sysctls: Vec<String>,
+    units: Vec<String>,
 }
 
 impl Grows {
@@ -30,6 +31,7 @@ impl Grows {
             dirs: Vec::new(),
             files: Vec::new(),
             sysctls: Vec::new(),
+            units: Vec::new(),
         }
     }
 
@@ -58,6 +60,13 @@ impl Grows {
     #[must_use]
     pub fn sysctls<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
         self.sysctls.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Units that are stopped again, where they do not run yet.
+    #[must_use]
+    pub fn units<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
+        self.units.extend(names.into_iter().map(Into::into));
         self
     }
 
@@ -118,6 +127,11 @@ impl Step for Grows {
             if let Some(before) = machine.read(&path)?.filter(|_| writable) {
                 let before = String::from_utf8_lossy(&before).trim().to_owned();
                 made.push(Made::Sysctl { name: name.clone(), before });
+            }
+        }
+        for name in &self.units {
+            if machine.unit(name).await?.active == "inactive" {
+                made.push(Made::Unit { name: name.clone() });
             }
         }
         made.extend(self.inner.made(known).await?);
