@@ -8,6 +8,7 @@ use crate::host::Host;
 use crate::image;
 use crate::kubectl::{Kubectl, name, ready, wait};
 use crate::remote::Remote;
+use crate::tree::Tree;
 
 /// How long nodes and system pods may take until they are Ready.
 const READY: Duration = Duration::from_secs(180);
@@ -19,6 +20,8 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     for machine in [&cp, &worker] {
         bring(host, machine)?;
     }
+    let addresses = (machines.address("cp-1")?, machines.address("worker-1")?);
+    let before = (Tree::of(&cp, &addresses.0)?, Tree::of(&worker, &addresses.1)?);
     let mut clock = Clock::new();
 
     let joining = cp.run("/root/kprov init 2>&1")?;
@@ -37,7 +40,6 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     clock.lap("init again, nothing to do");
 
     let nodes = (machines.hostname("cp-1"), machines.hostname("worker-1"));
-    let addresses = (machines.address("cp-1")?, machines.address("worker-1")?);
     workload(host, &kubectl, &[&cp, &worker], &nodes)?;
     network(&kubectl, &nodes, &addresses)?;
     clock.lap("DNS, ClusterIP, NodePort and hostPort across nodes");
@@ -49,6 +51,9 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
         machine.run("/root/kprov reset --force 2>&1")?;
     }
     clock.lap("reset of both");
+    Tree::of(&worker, &addresses.1)?.same_as(&before.1).context("the worker after its reset")?;
+    Tree::of(&cp, &addresses.0)?.same_as(&before.0).context("the control plane after its reset")?;
+    clock.lap("both as before");
     let joining = cp.run("/root/kprov init 2>&1")?;
     ensure!(joining.contains("kprov join "), "init after reset prints no join line:\n{joining}");
     kubectl.wait_all_ready(1, READY)?;

@@ -10,6 +10,7 @@ mod host;
 mod image;
 mod kubectl;
 mod remote;
+mod tree;
 
 use std::process::ExitCode;
 use std::time::Instant;
