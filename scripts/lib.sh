@@ -18,6 +18,7 @@ aarch64) ARCH=arm64 TARGET=aarch64-unknown-linux-musl ;;
     ;;
 esac
 KPROV="$CARGO_TARGET_DIR/$TARGET/release/kprov"
+PROBE="$CARGO_TARGET_DIR/$TARGET/release/probe"
 BUNDLE="$CACHE/kprov-bundle-$KUBERNETES-$ARCH.tar.zst"
 
 die() {

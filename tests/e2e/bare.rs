@@ -79,7 +79,7 @@ fn again_changes_nothing(cp: &Remote) -> anyhow::Result<()> {
 /// The image onto both nodes, then the pods and services; waits until the pods are Ready.
 fn workload(host: &Host, kubectl: &Kubectl, all: &[&Remote], nodes: &(String, String)) -> anyhow::Result<()> {
     let archive = host.state("probe.tar");
-    image::write(&archive)?;
+    image::write(&host.probe, &archive)?;
     for machine in all {
         machine.upload(&archive, "/root/probe.tar", "644")?;
         machine.run("/root/kprov image load /root/probe.tar 2>&1 && rm /root/probe.tar")?;
@@ -104,26 +104,27 @@ fn network(kubectl: &Kubectl, nodes: &(String, String), addresses: &(String, Str
         [("client-cp", "web-worker", &nodes.1, &addresses.1), ("client-worker", "web-cp", &nodes.0, &addresses.0)]
     {
         let port = if server == "web-cp" { 30080 } else { 30081 };
-        kubectl
-            .run(&format!("exec {client} -- nslookup {server}.default.svc.cluster.local"))
-            .with_context(|| format!("DNS from {client}"))?;
-        for (what, url) in [
-            ("ClusterIP", format!("http://{server}/")),
-            ("NodePort of the server's node", format!("http://{address}:{port}/")),
-            ("NodePort of cp", format!("http://{}:{port}/", addresses.0)),
-            ("NodePort of worker", format!("http://{}:{port}/", addresses.1)),
-            ("hostPort", format!("http://{address}:8081/")),
+        let service = kubectl.get(&format!("service {server}"))?;
+        let wanted = service["spec"]["clusterIP"].as_str().unwrap_or_default();
+        let name = format!("{server}.default.svc.cluster.local");
+        let found = kubectl.run(&format!("exec {client} -- /probe resolve {name}"))?;
+        ensure!(found.trim() == wanted, "DNS in {client} says {name} is {found}, its ClusterIP is {wanted}");
+        for (what, target) in [
+            ("ClusterIP by name", format!("{server}:80")),
+            ("NodePort of cp", format!("{}:{port}", addresses.0)),
+            ("NodePort of worker", format!("{}:{port}", addresses.1)),
+            ("hostPort", format!("{address}:8081")),
         ] {
-            fetch(kubectl, client, &url, node).with_context(|| format!("{what}: {url} from {client}"))?;
+            fetch(kubectl, client, &target, node).with_context(|| format!("{what}: {target} from {client}"))?;
         }
     }
     Ok(())
 }
 
 /// GET from a pod; the answer must come from the server on that node.
-fn fetch(kubectl: &Kubectl, client: &str, url: &str, node: &str) -> anyhow::Result<()> {
+fn fetch(kubectl: &Kubectl, client: &str, target: &str, node: &str) -> anyhow::Result<()> {
     wait(Duration::from_secs(20), || {
-        let page = kubectl.run(&format!("exec {client} -- wget -q -T 2 -O - {url}"))?;
+        let page = kubectl.run(&format!("exec {client} -- /probe get {target}"))?;
         ensure!(page.trim() == format!("from {node}"), "answered: {page}");
         Ok(())
     })
@@ -142,7 +143,7 @@ fn power_cut(machines: &mut crate::host::Bare<'_>, kubectl: &Kubectl, nodes: &(S
         ensure!(ready(&after), "not Ready: {}", after["status"]);
         Ok(())
     })?;
-    fetch(kubectl, "client-cp", "http://web-worker/", &nodes.1)
+    fetch(kubectl, "client-cp", "web-worker:80", &nodes.1)
 }
 
 /// Prints how long each part took.

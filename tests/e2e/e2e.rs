@@ -1,6 +1,7 @@
 //! kprov on real machines of this host. Needs root, a static kprov and a bundle (`make test` brings all three).
 //!
 //! `cargo test -p kprov-tests --test e2e -- NAME…` runs the scenarios whose names contain one of the words.
+//! With KPROV_TEST_KEEP=1 the machines of a failed scenario stay, to be looked at; the next run sweeps them.
 //! A scenario that cannot run is counted as left out in the last line; with KPROV_TEST_ALL=1 it fails.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -45,8 +46,12 @@ fn main() -> ExitCode {
                 println!("test {name} ... ok ({:.1} s)", start.elapsed().as_secs_f64());
             }
             Err(error) => {
-                println!("test {name} ... FAILED ({:.1} s)\n{error:?}", start.elapsed().as_secs_f64());
+                println!("test {name} ... FAILED ({:.1} s)\n{error:#}", start.elapsed().as_secs_f64());
                 failed.push(*name);
+                // For looking at them by hand; the next run sweeps.
+                if std::env::var_os("KPROV_TEST_KEEP").is_some() {
+                    return ExitCode::FAILURE;
+                }
             }
         }
         host.sweep();

@@ -16,6 +16,8 @@ const STATE: &str = "/var/tmp/kprov-tests";
 pub struct Host {
     /// The static kprov under test.
     pub kprov: PathBuf,
+    /// The static probe, for the image of the scenarios' pods.
+    pub probe: PathBuf,
     /// The bundle.
     pub bundle: PathBuf,
     /// Caches, shared with everyday use.
@@ -30,7 +32,7 @@ impl Host {
     /// Names all that is missing.
     pub fn prepare() -> anyhow::Result<Self> {
         let file = |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_file());
-        let (kprov, bundle) = (file("KPROV_STATIC"), file("KPROV_BUNDLE"));
+        let (kprov, probe, bundle) = (file("KPROV_STATIC"), file("KPROV_PROBE"), file("KPROV_BUNDLE"));
         let root = std::fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0);
         let mut missing = Vec::new();
         if !root {
@@ -39,19 +41,22 @@ impl Host {
         if kprov.is_none() {
             missing.push("KPROV_STATIC: the static kprov (make static)".to_owned());
         }
+        if probe.is_none() {
+            missing.push("KPROV_PROBE: the static probe (make static)".to_owned());
+        }
         if bundle.is_none() {
             missing.push("KPROV_BUNDLE: a bundle (make bundle)".to_owned());
         }
         if let Err(unfit) = kprov_providers::local::host::check() {
             missing.push(unfit.to_string());
         }
-        let (Some(kprov), Some(bundle), true) = (kprov, bundle, missing.is_empty()) else {
+        let (Some(kprov), Some(probe), Some(bundle), true) = (kprov, probe, bundle, missing.is_empty()) else {
             bail!("missing: {}", missing.join("; "));
         };
         let home = std::env::var_os("HOME").map(PathBuf::from).context("HOME is not set")?;
         let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from).join("kprov");
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let host = Self { kprov, bundle, cache, runtime };
+        let host = Self { kprov, probe, bundle, cache, runtime };
         host.sweep();
         Ok(host)
     }
@@ -59,6 +64,10 @@ impl Host {
     /// Removes all machines of tests, those of this run and those of dead ones.
     pub fn sweep(&self) {
         for entry in std::fs::read_dir(STATE).into_iter().flatten().flatten() {
+            if entry.path().is_file() {
+                drop(std::fs::remove_file(entry.path()));
+                continue;
+            }
             let dirs = self.dirs(&entry.path());
             let swept = self.wait(async {
                 match Machines::open(&dirs).await? {

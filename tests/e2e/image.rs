@@ -1,4 +1,4 @@
-//! The image that the scenarios run: Debian's static busybox and nothing else, as `docker save` would write it.
+//! The image that the scenarios run: the static probe and nothing else, as `docker save` would write it.
 
 use std::path::Path;
 
@@ -13,23 +13,16 @@ pub const NAME: &str = "kprov.test/probe:1";
 /// Writes the archive.
 ///
 /// # Errors
-/// When busybox-static is not installed.
-pub fn write(path: &Path) -> anyhow::Result<()> {
-    let busybox = std::fs::read("/bin/busybox").context("reading /bin/busybox (apt-get install busybox-static)")?;
+/// When the probe cannot be read or the archive not be written.
+pub fn write(probe: &Path, path: &Path) -> anyhow::Result<()> {
+    let probe = std::fs::read(probe).with_context(|| format!("reading {}", probe.display()))?;
     let mut layer = tar::Builder::new(Vec::new());
-    append(&mut layer, "bin/busybox", 0o755, &busybox)?;
-    for name in ["sh", "httpd", "wget", "nslookup", "sleep", "cat", "mkdir", "echo"] {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(tar::EntryType::Symlink);
-        header.set_size(0);
-        header.set_mode(0o777);
-        layer.append_link(&mut header, format!("bin/{name}"), "busybox")?;
-    }
+    append(&mut layer, "probe", 0o755, &probe)?;
     let layer = layer.into_inner()?;
     let config = serde_json::to_vec(&json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
-        "config": {"Env": ["PATH=/bin"], "Entrypoint": ["/bin/sh"]},
+        "config": {"Env": ["PATH=/"], "Entrypoint": ["/probe"]},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", HEXLOWER.encode(&Sha256::digest(&layer)))]},
     }))?;
     let manifest = json!([{"Config": "config.json", "RepoTags": [NAME], "Layers": ["layer.tar"]}]);
