@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::kube::Client;
-use ::kube::api::{Patch, PatchParams};
+use ::kube::api::{DeleteParams, Patch, PatchParams};
 use ::kube::core::ApiResource;
 use anyhow::{Context, bail};
 use async_trait::async_trait;
@@ -126,7 +126,34 @@ pub(crate) async fn put(
         if !starting || now >= deadline {
             bail!("applying {}: {}", place.show(), words(&error));
         }
+        if place.kind == "Service" && is_invalid(&error) {
+            free_own_address(client, place, &value).await;
+        }
         backoff.pause().await;
+    }
+}
+
+/// A run that was killed while the API server made a Service may have left its address allocated and no Service; the
+/// server itself gives it back after a minute at the earliest. Best effort: the next try tells.
+async fn free_own_address(client: &Client, place: &Place, value: &Value) {
+    let Some(ip) = value.pointer("/spec/clusterIP").and_then(Value::as_str) else { return };
+    let address = Place {
+        api_version: "networking.k8s.io/v1".to_owned(),
+        kind: "IPAddress".to_owned(),
+        namespace: None,
+        name: ip.to_owned(),
+    };
+    let mut resource = address.resource();
+    resource.plural = "ipaddresses".to_owned();
+    let Ok(None) = place.api(client.clone()).get_opt(&place.name).await else { return };
+    let api = address.api_as(client.clone(), &resource);
+    let Ok(Some(found)) = api.get_opt(ip).await else { return };
+    let parent = |field: &str| found.data.pointer(&format!("/spec/parentRef/{field}")).and_then(Value::as_str);
+    if parent("resource") == Some("services")
+        && parent("namespace") == place.namespace.as_deref()
+        && parent("name") == Some(&place.name)
+    {
+        let _ = api.delete(ip, &DeleteParams::default()).await;
     }
 }
 
