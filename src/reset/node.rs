@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Node;
 use kprov_providers::Machine;
 use kube::api::{Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub(super) use crate::discovery::KUBELET_CONF;
 
@@ -19,11 +19,29 @@ pub(super) fn own_name(machine: &dyn Machine) -> anyhow::Result<Option<String>> 
     Ok(crate::discovery::own(machine)?.map(|own| own.node).filter(|name| !name.is_empty()))
 }
 
+/// A kubeconfig with the files that it names (the kubelet's own certificate) taken in: they are the machine's.
 fn kubeconfig(machine: &dyn Machine, path: &str) -> anyhow::Result<Option<Kubeconfig>> {
     let Some(text) = machine.read(path)? else { return Ok(None) };
     let doing = || format!("reading {path}");
-    let text = String::from_utf8(text).with_context(doing)?;
-    Ok(Some(Kubeconfig::from_yaml(&text).with_context(doing)?))
+    let mut config: Value = crate::yaml::from_str(&String::from_utf8(text).with_context(doing)?).with_context(doing)?;
+    for (list, item, names) in [
+        ("clusters", "cluster", ["certificate-authority"].as_slice()),
+        ("users", "user", ["client-certificate", "client-key"].as_slice()),
+    ] {
+        for entry in config.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            let Some(fields) = entry.get_mut(item).and_then(Value::as_object_mut) else { continue };
+            for name in names {
+                let Some(file) = fields.get(*name).and_then(Value::as_str).filter(|file| !file.is_empty()) else {
+                    continue;
+                };
+                if let Some(bytes) = machine.read(file)? {
+                    fields.insert(format!("{name}-data"), data_encoding::BASE64.encode(&bytes).into());
+                    fields.remove(*name);
+                }
+            }
+        }
+    }
+    Ok(Some(serde_json::from_value(config).with_context(doing)?))
 }
 
 /// Sets the Ready condition of this machine's Node to False, usually with the kubelet's own identity.

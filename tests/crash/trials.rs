@@ -13,14 +13,39 @@ use kprov_providers::machine::fake::FakeMachine;
 use crate::normal;
 use crate::plans;
 use crate::run::{Kill, Run};
-use crate::world::World;
+use crate::world::{ServedCluster, World};
 
-pub(crate) const NAMES: &[&str] = &["init_killed_anywhere", "reset_killed_anywhere"];
+pub(crate) const NAMES: &[&str] = &[
+    "init_killed_anywhere",
+    "reset_of_a_control_plane_killed_anywhere",
+    "join_killed_anywhere",
+    "reset_of_a_worker_killed_anywhere",
+];
 
 pub(crate) async fn run(name: &str, world: &World) -> String {
     match name {
         "init_killed_anywhere" => init_killed_anywhere(world).await,
-        "reset_killed_anywhere" => reset_killed_anywhere(world).await,
+        "reset_of_a_control_plane_killed_anywhere" => {
+            world.api.start_over().await;
+            let dir = crate::api::fast_dir();
+            let machine = world.machine();
+            let bare = machine.dump();
+            let mut made = Run::new(machine, dir.path());
+            whole(&mut made, world, Kill::Never).await.unwrap();
+            reset_killed_anywhere(&made, &bare).await
+        }
+        "join_killed_anywhere" => join_killed_anywhere(world).await,
+        "reset_of_a_worker_killed_anywhere" => {
+            let cluster = ServedCluster::make(world).await;
+            let dir = crate::api::fast_dir();
+            let machine = cluster.worker(world);
+            let bare = machine.dump();
+            let mut made = Run::new(machine, dir.path());
+            joined(&mut made, world, &cluster, Kill::Never).await.unwrap();
+            let told = reset_killed_anywhere(&made, &bare).await;
+            cluster.must_know_that_the_worker_is_gone(world).await;
+            told
+        }
         other => panic!("no such trial, {other}"),
     }
 }
@@ -67,6 +92,14 @@ async fn whole(run: &mut Run, world: &World, kill: Kill) -> Option<()> {
     Some(())
 }
 
+async fn joined(run: &mut Run, world: &World, cluster: &ServedCluster, kill: Kill) -> Option<()> {
+    let plan = plans::join(world, cluster, &run.machine).await;
+    let outcome = run.plan("join", &plan, kill).await?;
+    let failures: Vec<String> = outcome.failures.iter().map(ToString::to_string).collect();
+    assert!(outcome.ok(), "join failed ({kill:?}, after {}): {}", run.last.lock().unwrap(), failures.join("\n"));
+    Some(())
+}
+
 async fn init_killed_anywhere(world: &World) -> String {
     let dir = crate::api::fast_dir();
     world.api.start_over().await;
@@ -89,6 +122,31 @@ async fn init_killed_anywhere(world: &World) -> String {
         let when = format!("init killed at {kill:?} ({})", run.last.lock().unwrap());
         taken_back(&run, &bare, &when).await;
         whole(&mut run, world, Kill::Never).await.unwrap();
+        End::of(&run, world).await.must_be(&wanted, &when);
+        taken_back(&run, &bare, &format!("{when} and run again")).await;
+    }
+    assert!(points > 20, "{points}");
+    format!("{points} kills")
+}
+
+async fn join_killed_anywhere(world: &World) -> String {
+    let cluster = ServedCluster::make(world).await;
+    let dir = crate::api::fast_dir();
+    let machine = cluster.worker(world);
+    let bare = machine.dump();
+    let mut unkilled = Run::new(machine, dir.path());
+    joined(&mut unkilled, world, &cluster, Kill::Never).await.unwrap();
+    let wanted = End::of(&unkilled, world).await;
+    let mut points = 0;
+    for kill in kills(&unkilled) {
+        cluster.restore(world).await;
+        let mut run = Run::new(cluster.worker(world), dir.path());
+        if joined(&mut run, world, &cluster, kill).await.is_some() {
+            continue;
+        }
+        points += 1;
+        let when = format!("join killed at {kill:?} ({})", run.last.lock().unwrap());
+        joined(&mut run, world, &cluster, Kill::Never).await.unwrap();
         End::of(&run, world).await.must_be(&wanted, &when);
         taken_back(&run, &bare, &format!("{when} and run again")).await;
     }
@@ -144,13 +202,7 @@ impl Kernel for NoRules {
     }
 }
 
-async fn reset_killed_anywhere(world: &World) -> String {
-    let dir = crate::api::fast_dir();
-    world.api.start_over().await;
-    let machine = world.machine();
-    let bare = machine.dump();
-    let mut made = Run::new(machine, dir.path());
-    whole(&mut made, world, Kill::Never).await.unwrap();
+async fn reset_killed_anywhere(made: &Run, bare: &str) -> String {
     let journal = std::fs::read(&made.journal).unwrap();
     let mut points = 0;
     for kill in (1..).flat_map(|n| [Kill::After(n), Kill::Between(n)]) {
@@ -166,7 +218,7 @@ async fn reset_killed_anywhere(world: &World) -> String {
         points += 1;
         let when = format!("reset killed at {kill:?} ({})", run.last.lock().unwrap());
         reset(&mut run, Kill::Never).await.unwrap();
-        same_tree(&run.machine, &bare, &when);
+        same_tree(&run.machine, bare, &when);
     }
     assert!(points > 20, "{points}");
     format!("{points} kills")
