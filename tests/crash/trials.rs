@@ -5,17 +5,20 @@ use std::sync::Arc;
 
 use kprov::cluster::flags::ResetFlags;
 use kprov::cluster::load_reset;
-use kprov::engine::Stop;
+use kprov::engine::{Stop, preview};
+use kprov::journal::Journal;
 use kprov::reset::{Kernel, Reset};
 use kprov_providers::Events;
 use kprov_providers::machine::fake::FakeMachine;
 
+use crate::api::Objects;
 use crate::normal;
 use crate::plans;
 use crate::run::{Kill, Run};
 use crate::world::{ServedCluster, World};
 
 pub(crate) const NAMES: &[&str] = &[
+    "a_dry_run_changes_nothing",
     "init_killed_anywhere",
     "reset_of_a_control_plane_killed_anywhere",
     "join_killed_anywhere",
@@ -24,6 +27,7 @@ pub(crate) const NAMES: &[&str] = &[
 
 pub(crate) async fn run(name: &str, world: &World) -> String {
     match name {
+        "a_dry_run_changes_nothing" => a_dry_run_changes_nothing(world).await,
         "init_killed_anywhere" => init_killed_anywhere(world).await,
         "reset_of_a_control_plane_killed_anywhere" => {
             world.api.start_over().await;
@@ -98,6 +102,41 @@ async fn joined(run: &mut Run, world: &World, cluster: &ServedCluster, kill: Kil
     let failures: Vec<String> = outcome.failures.iter().map(ToString::to_string).collect();
     assert!(outcome.ok(), "join failed ({kill:?}, after {}): {}", run.last.lock().unwrap(), failures.join("\n"));
     Some(())
+}
+
+/// Neither on a bare machine, nor on one with a cluster: no file, no unit, no command, no object, no journal; and a second
+/// init finds nothing to do.
+async fn a_dry_run_changes_nothing(world: &World) -> String {
+    let dir = crate::api::fast_dir();
+    world.api.start_over().await;
+    let mut run = Run::new(world.machine(), dir.path());
+    let mut looked = 0;
+    for finished in [false, true] {
+        if finished {
+            whole(&mut run, world, Kill::Never).await.unwrap();
+        }
+        let now = async || {
+            let objects: Objects =
+                world.api.objects().await.into_iter().filter(|(key, _)| !crate::api::transient(key)).collect();
+            (run.machine.dump(), run.machine.commands().len(), std::fs::read(&run.journal).ok(), objects)
+        };
+        let changes = run.machine.changes();
+        let before = now().await;
+        let known = Journal::read(&run.journal).unwrap().all_outputs();
+        let found = preview(&plans::init(world, &run.machine), known, &Events::channel().0).await.unwrap();
+        let after = now().await;
+        // Looking runs programs that only look (a list of images); none of them is a change of the machine.
+        assert!(before.0 == after.0 && before.2 == after.2 && before.3 == after.3, "a dry run changed something");
+        assert_eq!((run.machine.changes() - changes) as usize, after.1 - before.1, "a dry run wrote");
+        assert!(found.iter().all(|change| change.status.is_ok()));
+        let wants: Vec<&str> = found.iter().filter(|change| change.changes()).map(|c| c.key.as_str()).collect();
+        assert_eq!(wants.is_empty(), finished, "{wants:?}");
+        looked += found.len();
+    }
+    let journal = std::fs::read(&run.journal).unwrap();
+    whole(&mut run, world, Kill::Never).await.unwrap();
+    assert_eq!(std::fs::read(&run.journal).unwrap(), journal, "a second init wrote into the journal");
+    format!("{looked} looks")
 }
 
 async fn init_killed_anywhere(world: &World) -> String {
