@@ -1,5 +1,7 @@
 //! `docs/events.md` says what events are: its schema is checked against the types, and against what an engine sends.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
