@@ -1,10 +1,10 @@
 //! Two bare machines; `kprov init` and `kprov join` typed there over ssh; a workload; a power cut; reset; init again.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use crate::host::Host;
+use crate::host::{Clock, Host};
 use crate::image;
 use crate::kubectl::{Kubectl, name, ready, wait};
 use crate::remote::Remote;
@@ -144,18 +144,4 @@ fn power_cut(machines: &mut crate::host::Bare<'_>, kubectl: &Kubectl, nodes: &(S
         Ok(())
     })?;
     fetch(kubectl, "client-cp", "web-worker:80", &nodes.1)
-}
-
-/// Prints how long each part took.
-struct Clock(Instant);
-
-impl Clock {
-    fn new() -> Self {
-        Self(Instant::now())
-    }
-
-    fn lap(&mut self, what: &str) {
-        println!("  {:6.1} s  {what}", self.0.elapsed().as_secs_f64());
-        self.0 = Instant::now();
-    }
 }

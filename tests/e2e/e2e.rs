@@ -12,6 +12,7 @@ mod image;
 mod kubectl;
 mod remote;
 mod tree;
+mod up;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -22,7 +23,7 @@ use host::Host;
 type Scenario = (&'static str, fn(&Host) -> anyhow::Result<()>);
 
 /// In the order in which they run, one after the other: the two cores of a small host are the limit.
-const SCENARIOS: &[Scenario] = &[("bare_machines_init_join_reset", bare::run)];
+const SCENARIOS: &[Scenario] = &[("bare_machines_init_join_reset", bare::run), ("up_and_down", up::run)];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();

@@ -1,6 +1,8 @@
 //! What the scenarios need of this host, and sets of machines that go away with the test, also with a dead one's.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use kprov_providers::Watch;
@@ -63,7 +65,11 @@ impl Host {
 
     /// Removes all machines of tests, those of this run and those of dead ones.
     pub fn sweep(&self) {
+        self.sweep_clusters();
         for entry in std::fs::read_dir(STATE).into_iter().flatten().flatten() {
+            if entry.path() == self.up_state() {
+                continue;
+            }
             if entry.path().is_file() {
                 drop(std::fs::remove_file(entry.path()));
                 continue;
@@ -78,6 +84,36 @@ impl Host {
             match swept {
                 Ok(()) => drop(std::fs::remove_dir_all(entry.path())),
                 Err(error) => println!("sweeping {}: {error:#}", entry.path().display()),
+            }
+        }
+    }
+
+    /// Where `kprov up` of the scenarios keeps its clusters (XDG_STATE_HOME).
+    pub fn up_state(&self) -> PathBuf {
+        self.state("up")
+    }
+
+    /// Cuts a machine of a set off, or connects it again. `state` is the set's own directory.
+    ///
+    /// # Errors
+    /// When there is no such set or machine.
+    pub fn link(&self, state: &Path, machine: &str, up: bool) -> anyhow::Result<()> {
+        let dirs = self.dirs(state);
+        self.wait(async {
+            let machines = Machines::open(&dirs).await?.context("no machines there")?;
+            machines.set_link(machine, up).await
+        })
+    }
+
+    /// Removes the clusters that `kprov up` made for scenarios.
+    fn sweep_clusters(&self) {
+        for entry in std::fs::read_dir(self.up_state().join("kprov")).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let mut down = Command::new(&self.kprov);
+            down.args(["down", "--yes", "--name"]).arg(&name).env("XDG_STATE_HOME", self.up_state());
+            let swept = down.stdin(Stdio::null()).output();
+            if !swept.is_ok_and(|output| output.status.success()) {
+                println!("sweeping cluster {}: kprov down failed", name.display());
             }
         }
     }
@@ -158,5 +194,21 @@ impl Bare<'_> {
     /// Its host name, which is its node's name.
     pub fn hostname(&self, machine: &str) -> String {
         self.machines.hostname(machine)
+    }
+}
+
+/// Prints how long each part took.
+pub struct Clock(Instant);
+
+impl Clock {
+    /// Starts now.
+    pub fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Says how long this part took; the next one starts.
+    pub fn lap(&mut self, what: &str) {
+        println!("  {:6.1} s  {what}", self.0.elapsed().as_secs_f64());
+        self.0 = Instant::now();
     }
 }
