@@ -5,7 +5,7 @@
 //! 2. A synced `start` line with what will be made, then `apply`, then a synced `done` line. A start without its done at
 //!    the next run: `check` decides again.
 //! 3. A failing step stops what needs it; the rest finishes; all errors come back together; nothing is rolled back.
-//! 4. Asked to stop once: running steps finish. Asked twice: everything is dropped; the journal is right anyway.
+//! 4. Asked to stop once: running steps finish, those that only wait are left. Asked twice: everything is dropped; the journal is right anyway.
 //! 5. Undoing ([`undo`]) goes backwards over what the journal says we made.
 //! 6. The journal has one writer (see [`crate::journal`]).
 //! 7. A dry run ([`preview`]) is another function, which calls `check` alone.
@@ -139,6 +139,10 @@ impl Engine {
             if matches!(ended, Ended::NoJournal(_)) {
                 schedule.close();
             }
+            if matches!(ended, Ended::Stopped) {
+                // It stays among those that did not end.
+                continue;
+            }
             let fine = self.settle(step.as_ref(), ended, &mut outcome);
             schedule.ended(step.key(), fine);
         }
@@ -165,6 +169,7 @@ impl Engine {
                 outcome.ready.push(step.key().clone());
                 return true;
             }
+            Ended::Stopped => return false,
             Ended::Foreign(what) => Trouble::Foreign(what),
             Ended::Failed(e) => Trouble::Failed(e),
             Ended::NoJournal(e) => Trouble::Failed(e.into()),

@@ -116,6 +116,11 @@ pub trait Step: Send + Sync {
         None
     }
 
+    /// True for a step that only waits: whoever asks to stop need not wait with it.
+    fn only_waits(&self) -> bool {
+        false
+    }
+
     /// Looks, never touches.
     async fn check(&self, known: &Outputs) -> anyhow::Result<Status>;
 

@@ -26,6 +26,8 @@ pub(super) enum Ended {
     Made(Outputs),
     Ready(Outputs),
     Foreign(String),
+    /// It only waited, and somebody asked to stop.
+    Stopped,
     Failed(anyhow::Error),
     /// The journal could not be written: nothing more may be done.
     NoJournal(JournalError),
@@ -73,7 +75,11 @@ impl One {
         }
         self.tell(State::Start, since);
         let watch = Watch::new(self.events.clone(), key.as_str(), phase, self.stop.watch());
-        let outputs = match self.step.apply(&self.known, &watch).await {
+        let applied = tokio::select! {
+            applied = self.step.apply(&self.known, &watch) => applied,
+            () = self.stop.until_asked(), if self.step.only_waits() => return Ended::Stopped,
+        };
+        let outputs = match applied {
             Ok(outputs) => outputs,
             Err(e) => return Ended::Failed(e),
         };

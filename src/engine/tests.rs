@@ -253,6 +253,29 @@ async fn rule_4_asked_once_running_steps_finish() {
 }
 
 #[tokio::test]
+async fn rule_4_asked_once_nobody_waits_any_longer() {
+    use futures_util::FutureExt;
+    use kprov_providers::steps::{Answer, WaitFor};
+    let bench = Bench::new();
+    let mut plan = Plan::new();
+    let never = |_| async { Ok(Answer::NotYet(String::new())) }.boxed();
+    plan.add(WaitFor::new(Label::new("wait", "test"), "it is so", Duration::from_secs(600), never));
+    plan.add(bench.step("after", &["wait"]));
+    plan.add(bench.step("other", &[]).takes(50));
+    let journal = Arc::new(Journal::open(bench.path()).unwrap());
+    let (engine, stop, since) = (bench.engine(), bench.stop.clone(), std::time::Instant::now());
+    let asking = async {
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        stop.ask();
+    };
+    let (outcome, ()) = tokio::join!(engine.run("init", &plan, &journal), asking);
+    let outcome = outcome.unwrap();
+    assert!(since.elapsed() < Duration::from_secs(60));
+    assert!(outcome.interrupted && outcome.failures.is_empty());
+    assert_eq!((keys(&outcome.made), keys(&outcome.skipped)), (vec!["other"], vec!["wait", "after"]));
+}
+
+#[tokio::test]
 async fn rule_4_asked_twice_everything_is_dropped_and_the_journal_is_right() {
     let bench = Bench::new();
     let stop = bench.stop.clone();

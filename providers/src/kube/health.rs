@@ -69,6 +69,10 @@ impl Step for Health {
         format!("wait until {} {until} ({})", self.component.name, self.url)
     }
 
+    fn only_waits(&self) -> bool {
+        true
+    }
+
     async fn check(&self, _known: &Outputs) -> anyhow::Result<Status> {
         Ok(if self.ask().await?.is_ok() { Status::Ready(Outputs::none()) } else { Status::Missing })
     }

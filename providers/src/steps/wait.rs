@@ -61,6 +61,10 @@ impl Step for WaitFor {
         format!("wait until {}", self.what)
     }
 
+    fn only_waits(&self) -> bool {
+        true
+    }
+
     async fn check(&self, known: &Outputs) -> anyhow::Result<Status> {
         Ok(match (self.look)(known.clone()).await {
             Ok(Answer::Yes(outputs)) => Status::Ready(outputs),

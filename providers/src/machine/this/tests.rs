@@ -137,3 +137,50 @@ fn a_shared_file_is_one_file_where_that_is_possible() {
     assert_eq!(machine.list(&dir).unwrap().unwrap(), ["a", "b"], "no temporary file stays");
     assert!(machine.share(&format!("{dir}/no"), &b, 0o755).is_err());
 }
+
+/// Mounts are made in a mount namespace of its own: this test calls itself there.
+#[test]
+fn a_tree_is_unmounted_before_it_is_removed_and_no_other_file_system_is_touched() {
+    const INSIDE: &str = "KPROV_TEST_IN_OWN_MOUNTS";
+    let name = "machine::this::tests::a_tree_is_unmounted_before_it_is_removed_and_no_other_file_system_is_touched";
+    if std::env::var_os(INSIDE).is_none() {
+        let exe = std::env::current_exe().unwrap();
+        let unshare = ["--mount", "--propagation", "private"];
+        let own = std::process::Command::new("unshare").args(unshare).arg("true").output();
+        if !own.is_ok_and(|own| own.status.success()) {
+            assert!(std::env::var_os("KPROV_TEST_ALL").is_none_or(|all| all != "1"), "needs root and unshare");
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), b"left out: needs root and unshare\n");
+            return;
+        }
+        let inside = std::process::Command::new("unshare")
+            .args(unshare)
+            .arg(exe)
+            .args(["--exact", name, "--nocapture"])
+            .env(INSIDE, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&inside.stdout);
+        assert!(
+            inside.status.success() && said.contains("1 passed"),
+            "{said}{}",
+            String::from_utf8_lossy(&inside.stderr)
+        );
+        return;
+    }
+    let (_keep, dir, machine) = place();
+    let mount = |args: &[&str]| assert!(std::process::Command::new("mount").args(args).status().unwrap().success());
+    for name in ["tree", "tree/a b", "tree/bound", "theirs"] {
+        machine.make_dir(&format!("{dir}/{name}"), 0o755).unwrap();
+    }
+    std::fs::write(format!("{dir}/theirs/file"), "stays").unwrap();
+    mount(&["-t", "tmpfs", "tmpfs", &format!("{dir}/tree/a b")]);
+    std::fs::write(format!("{dir}/tree/a b/file"), "in memory").unwrap();
+    std::fs::create_dir(format!("{dir}/tree/a b/below")).unwrap();
+    mount(&["-t", "tmpfs", "tmpfs", &format!("{dir}/tree/a b/below")]);
+    mount(&["--bind", &format!("{dir}/theirs"), &format!("{dir}/tree/bound")]);
+    machine.remove_tree(&format!("{dir}/tree")).unwrap();
+    assert_eq!(machine.list(&dir).unwrap().unwrap(), ["theirs"]);
+    assert_eq!(machine.read(&format!("{dir}/theirs/file")).unwrap().unwrap(), b"stays");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&dir), "{mounts}");
+}
