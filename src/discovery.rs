@@ -14,6 +14,7 @@ mod meet;
 mod own;
 mod trouble;
 
+use std::mem::discriminant;
 use std::time::{Duration, Instant};
 
 use kprov_pki::jws;
@@ -120,10 +121,12 @@ impl Request {
     fn look(&self, got: Result<Answer, Silence>) -> Result<Look, Trouble> {
         let patience = self.patience;
         let answer = match got {
+            // Names do not come back from a restart.
+            Err(why @ Silence::Unresolved) => return Ok(Look::Wait(self.unreachable(&why), patience.signature)),
             Err(why) => return Ok(Look::Wait(self.unreachable(&why), patience.silence)),
             Ok(answer) => answer,
         };
-        if answer.status == 404 {
+        if answer.status == 404 && info::is_status(&answer.body) {
             let why = "it has no cluster-info (yet): not a cluster made by kubeadm or kprov, or one that is being made";
             return Ok(Look::Wait(self.not_ready(why.into()), patience.all));
         }
@@ -244,10 +247,17 @@ impl<'a> Wait<'a> {
     async fn more(&mut self, why: Trouble, limit: Duration) -> Result<(), Trouble> {
         let since = match self.reason.take() {
             Some((before, since)) if before == why => since,
-            _ => {
-                (self.say)(why.to_string());
-                self.pause = Duration::from_millis(50);
-                Instant::now()
+            before => {
+                let left = limit.min(self.limit.saturating_sub(self.all.elapsed())).as_secs_f64().round();
+                (self.say)(format!("{why} (trying for {left} s)"));
+                // Another reason of the same kind (refused, then late) is no new trouble.
+                match before.filter(|(before, _)| discriminant(before) == discriminant(&why)) {
+                    Some((_, since)) => since,
+                    None => {
+                        self.pause = Duration::from_millis(50);
+                        Instant::now()
+                    }
+                }
             }
         };
         if since.elapsed() + self.pause > limit || self.all.elapsed() + self.pause > self.limit {

@@ -59,6 +59,8 @@ pub(crate) enum Silence {
     Refused,
     #[error("no answer in time")]
     Late,
+    #[error("no route to that host")]
+    NoRoute,
     #[error("what answers there does not speak TLS")]
     NotTls,
     #[error("the API server's certificate {0}")]
@@ -142,6 +144,7 @@ fn silence(error: &reqwest::Error) -> Silence {
             match io.kind() {
                 io::ErrorKind::ConnectionRefused => return Silence::Refused,
                 io::ErrorKind::TimedOut => return Silence::Late,
+                io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => return Silence::NoRoute,
                 _ => {}
             }
         }
@@ -172,8 +175,10 @@ fn tls(error: &rustls::Error) -> Silence {
     Silence::Certificate(match why {
         E::Expired | E::ExpiredContext { .. } => Untrusted::Expired,
         E::NotValidYet | E::NotValidYetContext { .. } => Untrusted::NotYet,
-        // A CA of the same name with another key shows as a bad signature.
-        E::UnknownIssuer | E::BadSignature => Untrusted::Issuer,
+        // A CA of the same name with another key shows as a bad signature, with a key of another kind as the third.
+        E::UnknownIssuer | E::BadSignature | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            Untrusted::Issuer
+        }
         E::NotValidForNameContext { presented, .. } => Untrusted::Name(presented.join(", ")),
         other => Untrusted::Other(other.to_string()),
     })

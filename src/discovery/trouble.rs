@@ -127,7 +127,14 @@ impl Trouble {
             | Self::WrongPin { .. } => on("kprov token create --print-join-command"),
             Self::Clock { .. } => vec!["set the clock, for instance: timedatectl set-ntp true".into()],
             Self::NotReady { .. } => on("kubectl -n kube-public get configmap cluster-info -o yaml"),
-            Self::Unreachable { endpoint, .. } => vec![format!("curl -k https://{endpoint}/livez")],
+            Self::Unreachable { endpoint, why } => {
+                let endpoint = endpoint.trim_start_matches("https://");
+                let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+                vec![match why.as_str() {
+                    "the name cannot be resolved" => format!("getent hosts {host}"),
+                    _ => format!("curl -k https://{endpoint}/livez"),
+                }]
+            }
             Self::NodeExists { node } => {
                 vec![
                     "give it another name: --node-name NAME".into(),

@@ -35,7 +35,16 @@ impl Pki {
 
     /// Made at some other time.
     pub(crate) fn at(now: OffsetDateTime) -> Self {
-        let ca_key = Key::generate(Algorithm::EcdsaP256).unwrap();
+        Self::made(now, Algorithm::EcdsaP256)
+    }
+
+    /// With kubeadm's default kind of CA key.
+    pub(crate) fn rsa() -> Self {
+        Self::made(OffsetDateTime::now_utc(), Algorithm::Rsa2048)
+    }
+
+    fn made(now: OffsetDateTime, algorithm: Algorithm) -> Self {
+        let ca_key = Key::generate(algorithm).unwrap();
         let pem =
             issue::authority("kubernetes", &ca_key, Validity { now, length: time::Duration::days(3650) }).unwrap();
         let key = Key::generate(Algorithm::EcdsaP256).unwrap();
