@@ -15,6 +15,7 @@ mod sources;
 mod tools;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -126,6 +127,11 @@ pub struct Built {
 pub fn build(options: &Options, events: &Events, running: &Running) -> Result<Built> {
     let begun = Instant::now();
     let plan = recipe::plan(&options.kubernetes, &options.arch, &options.parts)?;
+    let dir = options.out.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !dir.is_dir() {
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        return Err(BuildError::file(format!("the folder for the bundle, {}", dir.display()))(missing));
+    }
     let shop = Shop::open(&options.cache, &options.arch, events, running)?;
     let missing: Vec<_> = plan.parts.iter().filter(|p| !part::is_cached(&shop, p)).collect();
     if !missing.is_empty() {
@@ -139,8 +145,28 @@ pub fn build(options: &Options, events: &Events, running: &Running) -> Result<Bu
     Ok(Built { packed, kept, cached: outcome.cached, built: outcome.built, seconds: begun.elapsed().as_secs_f64() })
 }
 
+/// Beginning of the names of folders in which builds work.
+const WORK: &str = "work-";
+/// The file in each that its build holds locked.
+const LOCK: &str = "lock";
+
+/// Removes what builds that were killed left behind.
+fn sweep(cache: &Path) {
+    for entry in std::fs::read_dir(cache).into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_string_lossy().starts_with(WORK);
+        // Between the folder's making and its lock's, another build's has none yet.
+        let dead = || File::open(entry.path().join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok());
+        if ours && dead() {
+            // What cannot be removed is in nobody's way.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// Where work is done and told.
 struct Shop<'a> {
+    /// Says that the folder is in use.
+    _lock: File,
     cache: PathBuf,
     arch: String,
     events: &'a Events,
@@ -156,11 +182,12 @@ impl<'a> Shop<'a> {
             |dir: &Path| std::fs::create_dir_all(dir).map_err(BuildError::file(format!("creating {}", dir.display())));
         create(&cache.join("parts"))?;
         create(&cache.join("logs"))?;
-        let work = tempfile::Builder::new()
-            .prefix("work-")
-            .tempdir_in(&cache)
-            .map_err(BuildError::file(format!("creating a folder in {}", cache.display())))?;
-        Ok(Self { cache, arch: arch.to_owned(), events, running, work })
+        sweep(&cache);
+        let failed = || BuildError::file(format!("creating a folder in {}", cache.display()));
+        let work = tempfile::Builder::new().prefix(WORK).tempdir_in(&cache).map_err(failed())?;
+        let lock = File::create(work.path().join(LOCK)).map_err(failed())?;
+        lock.lock().map_err(failed())?;
+        Ok(Self { _lock: lock, cache, arch: arch.to_owned(), events, running, work })
     }
 
     fn log(&self, part: &str) -> PathBuf {
@@ -184,8 +211,49 @@ impl<'a> Shop<'a> {
         let seconds = Some(begun.elapsed().as_secs_f64());
         match &result {
             Ok(_) => self.event(part, State::Done, what, seconds),
-            Err(error) => self.event(part, State::Failed, error.to_string(), seconds),
+            // The whole of it is the command's own error.
+            Err(error) => {
+                let text = error.to_string();
+                self.event(part, State::Failed, text.lines().next().unwrap_or_default(), seconds);
+            }
         }
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_dead_build_left_goes_and_a_living_ones_stays() {
+        let cache = tempfile::tempdir().unwrap();
+        let (events, _) = Events::channel();
+        let running = Running::default();
+        let living = Shop::open(cache.path(), "amd64", &events, &running).unwrap();
+        let dead = cache.path().join("work-dead");
+        std::fs::create_dir(&dead).unwrap();
+        std::fs::write(dead.join(LOCK), "").unwrap();
+        let other = Shop::open(cache.path(), "amd64", &events, &running).unwrap();
+        assert!(!dead.exists());
+        assert!(living.work.path().exists() && other.work.path().exists());
+    }
+
+    #[test]
+    fn a_missing_folder_for_the_bundle_is_said_before_anything_is_built() {
+        let cache = tempfile::tempdir().unwrap();
+        let (events, _) = Events::channel();
+        let options = Options {
+            kubernetes: DEFAULT_KUBERNETES.into(),
+            arch: "amd64".into(),
+            out: cache.path().join("none/bundle.tar.zst"),
+            install_tools: false,
+            parts: BTreeMap::new(),
+            cache: cache.path().join("cache"),
+            level: 1,
+        };
+        let error = build(&options, &events, &Running::default()).unwrap_err().to_string();
+        assert!(error.contains("the folder for the bundle") && error.contains("/none"), "{error}");
+        assert!(!options.cache.exists());
     }
 }

@@ -17,9 +17,15 @@ pub(crate) struct Toolchain {
     select: String,
 }
 
+/// The host's Go: the one of PATH, else where Go's own archive is unpacked to, which root's PATH often lacks.
+fn program() -> PathBuf {
+    let known = Path::new("/usr/local/go/bin/go");
+    if super::tools::find("go").is_none() && known.exists() { known.to_owned() } else { "go".into() }
+}
+
 /// The version of the host's Go, as major and minor, and whether it is the pinned release.
 pub(crate) fn on_host() -> Option<(u32, u32, bool)> {
-    let text = output(Command::new("go").arg("version").env("GOTOOLCHAIN", "local").current_dir("/"))?;
+    let text = output(Command::new(program()).arg("version").env("GOTOOLCHAIN", "local").current_dir("/"))?;
     parse(&text)
 }
 
@@ -40,12 +46,12 @@ pub(crate) fn prepare(shop: &Shop<'_>) -> Result<Toolchain> {
         return Ok(fetched);
     }
     match on_host() {
-        Some((_, _, true)) => Ok(Toolchain { program: "go".into(), select: "local".into() }),
+        Some((_, _, true)) => Ok(Toolchain { program: program(), select: "local".into() }),
         // Since 1.21 a Go fetches the release that it is told to be.
         Some((_, 21.., _)) => {
-            let toolchain = Toolchain { program: "go".into(), select: format!("go{PINNED}") };
+            let toolchain = Toolchain { program: program(), select: format!("go{PINNED}") };
             let log = shop.log("go");
-            let mut command = Command::new("go");
+            let mut command = Command::new(program());
             command.arg("version").env("GOTOOLCHAIN", &toolchain.select).current_dir("/");
             Run { running: shop.running, part: "go", what: "fetching", log: &log, input: None, progress: &|_| {} }
                 .run(command)?;
@@ -70,7 +76,7 @@ fn fetch(shop: &Shop<'_>, to: &Path) -> Result<()> {
         std::fs::create_dir_all(&empty).map_err(BuildError::file("creating a folder"))?;
         let host = super::root::native();
         let module = format!("golang.org/toolchain@v0.0.1-go{PINNED}.linux-{host}");
-        let mut command = Command::new("go");
+        let mut command = Command::new(program());
         command.args(["mod", "download", &module]).env("GOMODCACHE", &modules).env("GOFLAGS", "-modcacherw");
         command.env("GO111MODULE", "on").current_dir(&empty);
         Run { running: shop.running, part: "go", what: "fetching", log: &log, input: None, progress: &|_| {} }

@@ -1,7 +1,9 @@
 //! The build root: a debootstrapped Debian bookworm, so that C parts and Debian files never come from the host.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use super::golang::Toolchain;
 use super::run::Run;
@@ -70,6 +72,10 @@ pub(crate) fn make(shop: &Shop<'_>) -> Result<()> {
     if root.is_dir() {
         return Ok(());
     }
+    let _lock = alone(shop)?;
+    if root.is_dir() {
+        return Ok(());
+    }
     shop.timed("build-root", "making the Debian build root", || {
         let log = shop.log("build-root");
         let _ = std::fs::remove_file(&log);
@@ -94,6 +100,28 @@ pub(crate) fn make(shop: &Shop<'_>) -> Result<()> {
         }
         std::fs::rename(&new, &root).map_err(BuildError::file(format!("renaming {}", new.display())))
     })
+}
+
+/// Waits until no other build makes a root for the same target.
+fn alone(shop: &Shop<'_>) -> Result<File> {
+    let path = shop.cache.join(format!(".buildroot-{}-lock", shop.arch));
+    let failed = || BuildError::file(format!("locking {}", path.display()));
+    let lock = File::create(&path).map_err(failed())?;
+    let mut pause = Duration::from_millis(50);
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if shop.running.ended() => return Err(BuildError::Interrupted),
+            Err(TryLockError::WouldBlock) => {
+                if pause == Duration::from_millis(50) {
+                    shop.say("build-root", "another build makes the same build root; waiting for it");
+                }
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_secs(2));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed()(error)),
+        }
+    }
 }
 
 fn chroot(root: &Path) -> Command {

@@ -71,7 +71,7 @@ fn lacks(makes_root: bool, needs_root: bool) -> Vec<Lack> {
 }
 
 /// Looks a program up as the shell would, also where only root's PATH leads.
-fn find(program: &str) -> Option<PathBuf> {
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
