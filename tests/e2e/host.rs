@@ -110,7 +110,7 @@ impl Host {
         for entry in std::fs::read_dir(self.up_state().join("kprov")).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let mut down = Command::new(&self.kprov);
-            down.args(["down", "--yes", "--name"]).arg(&name).env("XDG_STATE_HOME", self.up_state());
+            down.args(["down", "--name"]).arg(&name).env("XDG_STATE_HOME", self.up_state());
             let swept = down.stdin(Stdio::null()).output();
             if !swept.is_ok_and(|output| output.status.success()) {
                 println!("sweeping cluster {}: kprov down failed", name.display());

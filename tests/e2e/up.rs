@@ -58,7 +58,7 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     kprov.refused(&["up", "--workers", "1"], 1, "host key")?;
     clock.lap("up refuses a changed host key");
 
-    kprov.ok(&["down", "--yes"])?;
+    kprov.ok(&["down"])?;
     let left = Traces::take()?.minus(&before);
     ensure!(left.is_empty(), "down leaves:\n{}", left.join("\n"));
     ensure!(!kprov.state.join("kprov").join(NAME).exists(), "down leaves the state directory");
