@@ -49,14 +49,14 @@ pub(super) fn start(args: Start, shell: &Shell) -> Result<u8> {
     let (places, name) = (clusters::places()?, args.name.name);
     act::act(shell, async |act: Act| {
         clusters::open(&places, &name).await?;
-        let machines = interruptible(&act, life::start(&places, &name, &act.events)).await?;
+        let (machines, booted) = interruptible(&act, life::start(&places, &name, &act.events)).await?;
         if !places.kubeconfig(&name).is_file() {
             return Err(Failure::user(anyhow::anyhow!("its machines run, but it never came up: {name}"))
                 .hint(format!("kprov up --name {name}")));
         }
         let (_keep, cancel) = watch::channel(false);
         let told = Watch::new(act.events.clone(), "ready", "ready", cancel);
-        let health = interruptible(&act, life::wait_ready(&places, &machines, &told)).await?;
+        let health = interruptible(&act, life::wait_ready(&places, &machines, &booted, &told)).await?;
         let nodes: Vec<String> = health.nodes.into_iter().map(|node| node.name).collect();
         Ok(End::said(format!("cluster {name} is up: {} are Ready, and all system pods\n", nodes.join(", ")))
             .field("name", name.as_str())

@@ -5,6 +5,7 @@ use kprov_providers::local::Machines;
 use kprov_providers::{Events, Watch};
 
 use super::places::Places;
+use super::ready::Booted;
 
 /// A cluster's machines.
 ///
@@ -43,14 +44,16 @@ pub async fn stop(places: &Places, name: &str, events: &Events) -> anyhow::Resul
 ///
 /// # Errors
 /// When one does not come up.
-pub async fn start(places: &Places, name: &str, events: &Events) -> anyhow::Result<Machines> {
+pub async fn start(places: &Places, name: &str, events: &Events) -> anyhow::Result<(Machines, Booted)> {
     kprov_providers::local::host::check()?;
     kprov_providers::local::host::load_modules().await;
     let mut machines = open(places, name).await?;
     let mut all = order(&machines);
     all.reverse();
+    let mut booted = Booted::now();
     for machine in &all {
         if !machines.alive(machine) {
+            booted.nodes.insert(machines.hostname(machine));
             events.note(format!("starting {}", machines.hostname(machine)));
         }
         machines.boot(machine).await?;
@@ -58,7 +61,7 @@ pub async fn start(places: &Places, name: &str, events: &Events) -> anyhow::Resu
     for machine in &all {
         machines.wait_ssh(machine).await?;
     }
-    Ok(machines)
+    Ok((machines, booted))
 }
 
 /// Removes a cluster: machines, disks, links, namespaces, rules, and everything that is remembered of it. Templates
@@ -88,11 +91,16 @@ pub async fn down(places: &Places, name: &str, events: &Events) -> anyhow::Resul
 ///
 /// # Errors
 /// As [`super::ready::wait`].
-pub async fn wait_ready(places: &Places, machines: &Machines, watch: &Watch) -> anyhow::Result<super::ready::Health> {
+pub async fn wait_ready(
+    places: &Places,
+    machines: &Machines,
+    booted: &Booted,
+    watch: &Watch,
+) -> anyhow::Result<super::ready::Health> {
     let name = &machines.record().name;
     let client = super::ready::client(&places.kubeconfig(name)).await?;
     let nodes = super::steps::node_names(machines);
-    super::ready::wait(&client, &nodes, true, watch).await
+    super::ready::wait_since(&client, &nodes, true, booted, watch).await
 }
 
 /// Remembers that a cluster's kubeconfig is merged into a file.

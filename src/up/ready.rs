@@ -51,6 +51,40 @@ pub struct Health {
     pub pod: Option<(String, String)>,
 }
 
+/// Machines that were booted just now: what the API says of their pods is news only once it names containers that were
+/// started since.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Booted {
+    /// Their nodes.
+    pub nodes: BTreeSet<String>,
+    /// When, as the API writes times: RFC 3339, UTC, seconds.
+    pub since: String,
+}
+
+impl Booted {
+    /// Machines that are about to be booted.
+    pub fn now() -> Self {
+        let now = kprov_providers::event::now();
+        // The API's times have no fractions, and are rounded down as this one is.
+        let seconds = now.split('.').next().unwrap_or_default();
+        Self { nodes: BTreeSet::new(), since: format!("{seconds}Z") }
+    }
+
+    /// True for a pod of a booted node whose status is from before.
+    fn stale(&self, pod: &Pod) -> bool {
+        let on = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
+        if !on.is_some_and(|node| self.nodes.contains(node)) {
+            return false;
+        }
+        let containers = pod.status.as_ref().and_then(|status| status.container_statuses.clone()).unwrap_or_default();
+        containers.iter().any(|container| {
+            let running = container.state.as_ref().and_then(|state| state.running.as_ref());
+            let started = running.and_then(|running| serde_json::to_value(&running.started_at).ok());
+            started.as_ref().and_then(serde_json::Value::as_str).is_some_and(|at| *at < *self.since)
+        })
+    }
+}
+
 /// A client from a kubeconfig file.
 ///
 /// # Errors
@@ -71,6 +105,10 @@ pub async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
 /// # Errors
 /// When the API cannot be asked.
 pub async fn look(client: &Client, expected: &BTreeSet<String>) -> anyhow::Result<Health> {
+    look_since(client, expected, &Booted::default()).await
+}
+
+async fn look_since(client: &Client, expected: &BTreeSet<String>, booted: &Booted) -> anyhow::Result<Health> {
     let all = ListParams::default();
     let nodes = Api::<Node>::all(client.clone()).list(&all).await.context("listing nodes")?;
     let mut health = Health { nodes: nodes.items.iter().map(node).collect(), ..Health::default() };
@@ -105,7 +143,8 @@ pub async fn look(client: &Client, expected: &BTreeSet<String>) -> anyhow::Resul
         }
         let pods = Api::<Pod>::namespaced(client.clone(), namespace).list(&all).await?;
         for pod in &pods.items {
-            if let Some(why) = unready(pod) {
+            let stale = || booted.stale(pod).then(|| " (not seen since the start)".to_owned());
+            if let Some(why) = unready(pod).or_else(stale) {
                 let name = pod.metadata.name.clone().unwrap_or_default();
                 health.waiting.push(format!("pod {name} is not Ready{why}"));
                 health.pod.get_or_insert((namespace.to_owned(), name));
@@ -120,10 +159,24 @@ pub async fn look(client: &Client, expected: &BTreeSet<String>) -> anyhow::Resul
 /// # Errors
 /// After five minutes: what is not Ready, why, and the last log lines of a pod that is not.
 pub async fn wait(client: &Client, expected: &BTreeSet<String>, pods: bool, watch: &Watch) -> anyhow::Result<Health> {
+    wait_since(client, expected, pods, &Booted::default(), watch).await
+}
+
+/// As [`wait`], after some machines were booted.
+///
+/// # Errors
+/// As [`wait`].
+pub async fn wait_since(
+    client: &Client,
+    expected: &BTreeSet<String>,
+    pods: bool,
+    booted: &Booted,
+    watch: &Watch,
+) -> anyhow::Result<Health> {
     let begin = Instant::now();
     let mut told = String::new();
     loop {
-        let looked = look(client, expected).await.map(|mut health| {
+        let looked = look_since(client, expected, booted).await.map(|mut health| {
             if !pods {
                 health.waiting.retain(|line| line.starts_with("node "));
             }
@@ -237,6 +290,19 @@ mod tests {
 
     fn pod(value: serde_json::Value) -> Pod {
         serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_status_from_before_the_boot_is_no_news() {
+        let at = |time: &str| {
+            pod(serde_json::json!({"spec": {"nodeName": "n", "containers": []}, "status": {"containerStatuses": [
+                {"name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+                 "state": {"running": {"startedAt": time}}}]}}))
+        };
+        let booted = Booted { nodes: ["n".to_owned()].into(), since: "2026-01-01T10:00:00Z".into() };
+        assert!(booted.stale(&at("2026-01-01T09:59:59Z")));
+        assert!(!booted.stale(&at("2026-01-01T10:00:00Z")));
+        assert!(!Booted { nodes: BTreeSet::new(), ..booted }.stale(&at("2026-01-01T09:59:59Z")));
     }
 
     #[test]
