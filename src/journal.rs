@@ -12,6 +12,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use kprov_providers::{Key, Made, Outputs};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,9 @@ pub use record::{Entry, Record};
 
 /// Where the journal of a machine is.
 pub const DEFAULT: &str = "/var/lib/kprov/journal.jsonl";
+
+/// How long another process may hold the lock before that is an error.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Format of the lines that this release writes, and the newest that it understands.
 pub const FORMAT: u32 = 1;
@@ -171,7 +175,7 @@ impl Journal {
     /// Opens the journal for writing, making it and its directories when they are not there.
     ///
     /// # Errors
-    /// [`JournalError`]; [`JournalError::Busy`] at once when another process has it open.
+    /// [`JournalError`]; [`JournalError::Busy`] after a second when another process has it open.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, JournalError> {
         Self::tapped(path, None)
     }
@@ -326,11 +330,17 @@ fn make_parents(path: &Path) -> io::Result<Vec<PathBuf>> {
 /// Opens and locks the file that is at this path when the lock is held, not one that a reset has just removed.
 fn lock(path: &Path) -> Result<File, JournalError> {
     let fail = |doing| move |source| JournalError::Io { doing, path: path.to_owned(), source };
+    // A process that was killed holds its lock until its last write to a slow disk is over.
+    let patience = Instant::now() + PATIENCE;
     loop {
         let new = !path.exists();
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(fail("opening"))?;
         match file.try_lock() {
             Ok(()) => {}
+            Err(TryLockError::WouldBlock) if Instant::now() < patience => {
+                std::thread::sleep(Duration::from_millis(50));
+                continue;
+            }
             Err(TryLockError::WouldBlock) => return Err(JournalError::Busy { who: holder(path) }),
             Err(TryLockError::Error(source)) => return Err(fail("locking")(source)),
         }

@@ -1,6 +1,6 @@
 //! Imports the images of an unpacked bundle into containerd.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +53,16 @@ fn known_images(table: &str) -> BTreeMap<String, Known> {
     rows.collect()
 }
 
+/// Names of images of which all is there, unpacked. `ctr images check` prints REF TYPE DIGEST STATUS SIZE UNPACKED.
+fn unpacked_images(table: &str) -> BTreeSet<String> {
+    let rows = table.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let (name, status, unpacked) = (words.next()?, words.nth(2)?, words.last()?);
+        (status == "complete" && unpacked == "true").then(|| name.to_owned())
+    });
+    rows.collect()
+}
+
 impl ImportImages {
     /// Imports the images of an unpacked bundle through the containerd at `address` (a path), with the `ctr` at that
     /// path. `ours`: all that this containerd has was made by kprov.
@@ -92,6 +102,14 @@ impl ImportImages {
         Ok(exit.success().then(|| known_images(&exit.text())))
     }
 
+    /// True when an import that was killed left something undone; containerd would do it when a container starts, and
+    /// nothing would sync it.
+    async fn half_done(&self) -> anyhow::Result<bool> {
+        let exit = self.ctr(&["images", "check"], Duration::from_secs(60)).await?;
+        let whole = unpacked_images(&exit.text());
+        Ok(exit.success() && self.images.iter().any(|image| !whole.contains(&image.name)))
+    }
+
     /// How the images stand in containerd.
     async fn look(&self) -> anyhow::Result<Status> {
         let Some(known) = self.known().await? else { return Ok(Status::Missing) };
@@ -118,6 +136,7 @@ impl ImportImages {
         Ok(match (differs.is_empty(), missing) {
             (false, _) => Status::Differs(differs.join("\n")),
             (true, true) => Status::Missing,
+            (true, false) if self.ours && self.half_done().await? => Status::Missing,
             (true, false) => Status::Ready(Outputs::none()),
         })
     }
@@ -239,5 +258,12 @@ registry.k8s.io/pause:3.10.1            application/vnd.oci.image.manifest.v1+js
         assert!(known["registry.k8s.io/kube-proxy:v1.36.3"].pinned);
         assert!(!known["registry.k8s.io/pause:3.10.1"].pinned);
         assert!(known["registry.k8s.io/pause:3.10.1"].digest.starts_with("sha256:71aba"));
+        let table = "\
+REF            TYPE     DIGEST     STATUS           SIZE                UNPACKED
+a:1            type     sha256:d   complete (5/5)   64.8 MiB/64.8 MiB   true
+b:1            type     sha256:d   complete (5/5)   64.8 MiB/64.8 MiB   false
+c:1            type     sha256:d   incomplete (4/5) 64.8 MiB/64.8 MiB   true
+";
+        assert_eq!(unpacked_images(table), BTreeSet::from(["a:1".to_owned()]));
     }
 }
