@@ -45,7 +45,8 @@ async fn join(args: Args, act: Act) -> Result<End> {
     let flags = args.flags;
     let config = flags.config.as_deref().map(read_config).transpose()?;
     let config = config.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
-    let look = Node::look(flags.cri_socket.as_deref(), !flags.dry_run).await?;
+    let socket = cluster::wanted_socket(flags.cri_socket.as_deref(), config);
+    let look = Node::look(socket.as_deref(), !flags.dry_run).await?;
     let joining = cluster::load_join(&flags, config, &look.facts).map_err(problems)?;
     joining.warnings.0.iter().for_each(|problem| act.events.warn(problem.to_string()));
     let bundle = node::bundle(flags.bundle.clone(), None)?;
