@@ -43,6 +43,10 @@ impl std::str::FromStr for CniChoice {
 /// Flags of `kprov init`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct InitFlags {
+    /// Words that are no flags: kubeadm's `phase` subcommands stand there
+    #[arg(hide = true)]
+    pub words: Vec<String>,
+
     /// The IP address the API Server will advertise it's listening on; if not set the default network interface will be used
     #[arg(long, value_name = "IP")]
     pub apiserver_advertise_address: Option<String>,
@@ -163,6 +167,10 @@ pub struct JoinFlags {
     #[arg(value_name = "HOST:PORT")]
     pub endpoint: Option<String>,
 
+    /// Words that are no flags: kubeadm's `phase` subcommands stand there
+    #[arg(hide = true)]
+    pub words: Vec<String>,
+
     /// The IP address the API Server will advertise it's listening on, with --control-plane (not supported yet)
     #[arg(long, value_name = "IP")]
     pub apiserver_advertise_address: Option<String>,
@@ -243,6 +251,10 @@ pub struct JoinFlags {
 /// Flags of `kprov reset`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ResetFlags {
+    /// Words that are no flags: kubeadm's `phase` subcommands stand there
+    #[arg(hide = true)]
+    pub words: Vec<String>,
+
     /// The path to the directory where the certificates are stored; if specified, clean this directory [default: /etc/kubernetes/pki]
     #[arg(long, value_name = "DIR")]
     pub cert_dir: Option<String>,

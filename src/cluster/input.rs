@@ -93,7 +93,7 @@ impl Input {
     }
 
     /// Remembers that a field's value came from a flag.
-    pub(crate) fn from_flag(&mut self, doc: Doc, path: &'static str, flag: &'static str) {
+    pub(crate) fn came_from(&mut self, doc: Doc, path: &'static str, flag: &'static str) {
         self.flags.push((doc, path, flag));
     }
 

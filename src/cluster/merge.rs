@@ -7,8 +7,8 @@ use super::kubeadm::{
     ResetConfiguration,
 };
 
-/// Flags that were given, in the order of `--help`.
-type Given = Vec<(&'static str, bool)>;
+/// A flag, and whether it was given.
+type Given = (&'static str, bool);
 
 /// Writes the flags of `init` into its documents.
 pub(crate) fn init(
@@ -17,6 +17,7 @@ pub(crate) fn init(
     config: &mut ClusterConfiguration,
     input: &mut Input,
 ) {
+    words(input, flags.words.iter());
     refuse(
         input,
         &[
@@ -30,7 +31,7 @@ pub(crate) fn init(
     exclude_config(
         flags.config.is_some(),
         input,
-        &vec![
+        &[
             ("--apiserver-advertise-address", flags.apiserver_advertise_address.is_some()),
             ("--apiserver-bind-port", flags.apiserver_bind_port.is_some()),
             ("--apiserver-cert-extra-sans", !flags.apiserver_cert_extra_sans.is_empty()),
@@ -137,10 +138,10 @@ pub(crate) fn init(
     );
     if !flags.apiserver_cert_extra_sans.is_empty() {
         config.api_server.get_or_insert_default().cert_sans = Some(flags.apiserver_cert_extra_sans.clone());
-        input.from_flag(Doc::Cluster, "apiServer.certSANs", "--apiserver-cert-extra-sans");
+        input.came_from(Doc::Cluster, "apiServer.certSANs", "--apiserver-cert-extra-sans");
     }
     if !flags.feature_gates.is_empty() {
-        input.from_flag(Doc::Cluster, "featureGates", "--feature-gates");
+        input.came_from(Doc::Cluster, "featureGates", "--feature-gates");
         let gates = config.feature_gates.get_or_insert_default();
         for gate in &flags.feature_gates {
             match gate.split_once('=').map(|(name, value)| (name, value.to_lowercase().parse::<bool>())) {
@@ -155,6 +156,9 @@ pub(crate) fn init(
 
 /// Writes the flags of `join` into its document.
 pub(crate) fn join(flags: &JoinFlags, join: &mut JoinConfiguration, input: &mut Input) {
+    // The endpoint stands where kubeadm's `phase` does.
+    let phase = flags.endpoint.iter().filter(|endpoint| *endpoint == "phase");
+    words(input, phase.chain(&flags.words));
     refuse(
         input,
         &[
@@ -170,7 +174,7 @@ pub(crate) fn join(flags: &JoinFlags, join: &mut JoinConfiguration, input: &mut 
     exclude_config(
         flags.config.is_some(),
         input,
-        &vec![
+        &[
             ("HOST:PORT", flags.endpoint.is_some()),
             ("--cri-socket", flags.cri_socket.is_some()),
             ("--discovery-token", flags.discovery_token.is_some()),
@@ -216,7 +220,7 @@ pub(crate) fn join(flags: &JoinFlags, join: &mut JoinConfiguration, input: &mut 
     );
     if !flags.discovery_token_ca_cert_hash.is_empty() {
         by_token.ca_cert_hashes = Some(flags.discovery_token_ca_cert_hash.clone());
-        input.from_flag(Doc::Join, "discovery.bootstrapToken.caCertHashes", "--discovery-token-ca-cert-hash");
+        input.came_from(Doc::Join, "discovery.bootstrapToken.caCertHashes", "--discovery-token-ca-cert-hash");
     }
     if flags.discovery_token_unsafe_skip_ca_verification {
         by_token.unsafe_skip_ca_verification = Some(true);
@@ -225,11 +229,12 @@ pub(crate) fn join(flags: &JoinFlags, join: &mut JoinConfiguration, input: &mut 
 
 /// Writes the flags of `reset` into its document.
 pub(crate) fn reset(flags: &ResetFlags, reset: &mut ResetConfiguration, input: &mut Input) {
+    words(input, flags.words.iter());
     refuse(input, &[("--skip-phases", !flags.skip_phases.is_empty())]);
     exclude_config(
         flags.config.is_some(),
         input,
-        &vec![
+        &[
             ("--cert-dir", flags.cert_dir.is_some()),
             ("--cleanup-tmp-dir", flags.cleanup_tmp_dir),
             ("--cri-socket", flags.cri_socket.is_some()),
@@ -256,14 +261,23 @@ pub(crate) fn reset(flags: &ResetFlags, reset: &mut ResetConfiguration, input: &
     }
 }
 
-fn refuse(input: &mut Input, given: &[(&'static str, bool)]) {
+/// The commands take no words of their own; `phase` starts a subcommand of kubeadm's.
+fn words<'a>(input: &mut Input, mut words: impl Iterator<Item = &'a String>) {
+    match words.next().map(String::as_str) {
+        None => {}
+        Some("phase") => input.flag_not_yet("phase"),
+        Some(word) => input.usage(word, format!("{word} is not expected here"), ""),
+    }
+}
+
+fn refuse(input: &mut Input, given: &[Given]) {
     for (flag, _) in given.iter().filter(|(_, given)| *given) {
         input.flag_not_yet(flag);
     }
 }
 
 /// kubeadm's rule: what a document can say is said there when there is one.
-fn exclude_config(config: bool, input: &mut Input, given: &Given) {
+fn exclude_config(config: bool, input: &mut Input, given: &[Given]) {
     if !config {
         return;
     }
@@ -282,7 +296,7 @@ fn set<T: Clone>(
 ) {
     if let Some(value) = value {
         *field = Some(value.clone());
-        input.from_flag(doc, path, flag);
+        input.came_from(doc, path, flag);
     }
 }
 
@@ -300,7 +314,7 @@ fn ignore(input: &mut Input, field: &mut Option<Vec<String>>, more: &[String], d
         }
     }
     if !more.is_empty() {
-        input.from_flag(doc, path, "--ignore-preflight-errors");
+        input.came_from(doc, path, "--ignore-preflight-errors");
     }
     *field = if all.is_empty() { None } else { Some(all) };
 }

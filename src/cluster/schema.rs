@@ -11,6 +11,7 @@ use super::problems::{Kind, Problem};
 use super::tables::Table;
 use crate::yaml::{Data, Entry, Node, Span};
 
+#[cfg(test)]
 pub(crate) use self::scalars::SCALARS;
 use self::scalars::{name, scalar, what};
 

@@ -156,11 +156,18 @@ fn what_is_not_there_yet_is_refused_and_not_ignored() {
         "--skip-phases preflight",
         "--patches /p",
         "--skip-certificate-key-print",
+        "phase certs all --cert-dir /etc/kubernetes/pki",
     ] {
         let problems = init_with(line, None, &facts()).unwrap_err();
         joined("not supported yet", &problems);
         assert!(problems.is_usage());
     }
+    for problems in [join("phase preflight").unwrap_err(), load_reset(&flags("phase cleanup-node"), None).unwrap_err()]
+    {
+        assert!(problems.is_usage());
+        joined("phase: not supported yet", problems);
+    }
+    assert!(init_with("certs", None, &facts()).unwrap_err().is_usage());
     for line in ["--control-plane", "--discovery-file f", "--patches p", "--skip-phases x"] {
         let good = "192.0.2.1:6443 --token abcdef.0123456789abcdef --discovery-token-unsafe-skip-ca-verification";
         joined("not supported yet", join(&format!("{good} {line}")).unwrap_err());

@@ -5,7 +5,8 @@ use serde_json::Number;
 use super::super::duration::duration;
 use crate::yaml::{Data, Node};
 
-/// Types of the tables that are no structs.
+/// Types of the tables that are no structs: what [`scalar`] knows.
+#[cfg(test)]
 pub(crate) const SCALARS: [&str; 17] = [
     "string",
     "bool",
@@ -29,7 +30,7 @@ pub(crate) const SCALARS: [&str; 17] = [
 /// What is wrong, and a hint.
 type Wrong = (String, Option<String>);
 
-/// A value of one of [`SCALARS`]' types; else what is wrong and what to do. `quoted` makes the hint to put it in quotes.
+/// A value of a type that is no struct; else what is wrong and what to do. `quoted` makes the hint to put it in quotes.
 pub(super) fn scalar(node: &Node, of: &str, path: &str, quoted: impl Fn() -> Option<String>) -> Result<Data, Wrong> {
     let name = name(path);
     let wrong =
