@@ -16,6 +16,9 @@ pub use self::answers::Answers;
 pub use self::gather::gather;
 pub(crate) use self::gather::writable;
 
+/// The file that pods get as resolv.conf where the machine has no resolver; phase `host` writes it.
+pub const NO_RESOLVERS: &str = "/etc/kubernetes/resolv.conf";
+
 /// Which cgroup hierarchy the machine runs with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

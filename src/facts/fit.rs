@@ -71,7 +71,11 @@ pub fn kubelet(facts: &Facts) -> Vec<Fit> {
 pub fn kubelet_here(facts: &Facts) -> Vec<Fit> {
     let mut fits = kubelet(facts);
     if let Some(path) = &facts.resolv_conf {
-        let why = if facts.resolved { "systemd-resolved is active" } else { "/etc/resolv.conf names only loopback" };
+        let why = match (facts.resolved, facts.resolvers.is_empty()) {
+            (true, _) => "systemd-resolved is active",
+            (false, true) => "/etc/resolv.conf names no resolver",
+            (false, false) => "/etc/resolv.conf names only loopback",
+        };
         fits.push(Fit {
             field: "resolvConf",
             value: json!(path),

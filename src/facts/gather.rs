@@ -78,8 +78,8 @@ pub async fn gather(
         var_total_mb: answers.var_total_mb,
         resolved,
         loopback_resolver_only: loopback && !resolved,
+        resolv_conf: resolv_conf(machine, resolved, &resolvers)?,
         resolvers,
-        resolv_conf: resolv_conf(machine, resolved, loopback)?,
         ca_dirs,
         runtime: choose(&foreign, socket),
         runtimes: foreign,
@@ -98,13 +98,17 @@ fn choose(foreign: &[super::Runtime], socket: Option<&str>) -> Option<super::Run
 }
 
 /// The file with the real resolvers: systemd-resolved's as kubeadm takes it, NetworkManager's where a local cache answers.
-fn resolv_conf(machine: &dyn Machine, resolved: bool, loopback: bool) -> anyhow::Result<Option<String>> {
+/// Where there is no resolver at all, the kubelet could not start a pod without a file of ours.
+fn resolv_conf(machine: &dyn Machine, resolved: bool, resolvers: &[IpAddr]) -> anyhow::Result<Option<String>> {
     const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
     const NETWORK_MANAGER: &str = "/run/NetworkManager/no-stub-resolv.conf";
     if resolved {
         return Ok(Some(RESOLVED.to_owned()));
     }
-    if !loopback {
+    if resolvers.is_empty() {
+        return Ok(Some(super::NO_RESOLVERS.to_owned()));
+    }
+    if !resolvers.iter().all(IpAddr::is_loopback) {
         return Ok(None);
     }
     let real = net::nameservers(&text(machine, NETWORK_MANAGER)?);
@@ -328,6 +332,15 @@ mod tests {
         assert_eq!(facts.modules, ["br_netfilter"]);
         assert!(facts.bridge_netfilter && facts.conntrack_writable);
         assert_eq!(facts.runtime, None);
+    }
+
+    #[tokio::test]
+    async fn a_machine_without_resolvers_gets_a_file_for_its_pods() {
+        let machine = machine();
+        machine.remove("/etc/resolv.conf").unwrap();
+        let facts = gather(&machine, Answers::default(), &|_| false, None).await.unwrap();
+        assert_eq!(facts.resolv_conf.as_deref(), Some(crate::facts::NO_RESOLVERS));
+        assert!(!facts.loopback_resolver_only);
     }
 
     #[tokio::test]

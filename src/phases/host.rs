@@ -8,13 +8,18 @@ use kprov_providers::machine::Command;
 use kprov_providers::steps::{Grows, Label, Sysctl, WriteFile};
 use kprov_providers::{Key, Machine, Made, Outputs, Status, Step, Watch, labelled};
 
-use crate::facts::Facts;
+use crate::facts::{Facts, NO_RESOLVERS};
 use crate::plan::Plan;
 
 /// Phase name.
 pub const PHASE: &str = "host";
 /// Key of the first step, which journals what grows on the machine: whatever makes such a thing needs it.
 pub const FIRST: &str = "host/sysctl-file";
+
+/// Without any resolver CoreDNS would not start. One in the discard-only prefix (RFC 6666) is never reached, and fails
+/// at once where there is no IPv6.
+const NOWHERE: &str =
+    "# This machine has no resolver: names outside the cluster are answered with an error.\nnameserver 100::1\n";
 
 const SYSCTL_FILE: &str = "/etc/sysctl.d/99-kprov.conf";
 const MODULES_FILE: &str = "/etc/modules-load.d/99-kprov.conf";
@@ -65,9 +70,14 @@ const UNITS: [&str; 1] = ["network-online.target"];
 /// Steps that make the kernel ready. `v6`: the cluster has IPv6 subnets.
 pub fn host(facts: &Facts, v6: bool, machine: &Arc<dyn Machine>) -> Plan {
     let mut plan = Plan::new();
+    let mut first = Label::new(FIRST, PHASE);
+    if facts.resolv_conf.as_deref() == Some(NO_RESOLVERS) {
+        plan.add(WriteFile::new(Label::new("host/resolvers", PHASE), machine.clone(), NO_RESOLVERS, NOWHERE));
+        first = first.needs(["host/resolvers"]);
+    }
     let sysctls = sysctls(facts, v6);
     let lines: String = sysctls.iter().map(|name| format!("{name} = 1\n")).collect();
-    let file = WriteFile::new(Label::new(FIRST, PHASE), machine.clone(), SYSCTL_FILE, lines);
+    let file = WriteFile::new(first, machine.clone(), SYSCTL_FILE, lines);
     plan.add(Grows::new(file, machine.clone()).trees(TREES).dirs(DIRS).files(FILES).sysctls(THEIRS).units(UNITS));
     let mut last = Key::new(FIRST);
     if !facts.modules.is_empty() {
@@ -161,6 +171,8 @@ mod tests {
             keys(&Facts { bridge_netfilter: false, ..facts() }, false),
             ["host/sysctl-file", "host/sysctl/net.ipv4.ip_forward"]
         );
+        let alone = Facts { resolv_conf: Some(NO_RESOLVERS.to_owned()), bridge_netfilter: false, ..facts() };
+        assert_eq!(keys(&alone, false)[..2], ["host/resolvers", "host/sysctl-file"]);
         let loading = Facts { modules: vec!["br_netfilter".to_owned()], bridge_netfilter: true, ..facts() };
         assert_eq!(
             keys(&loading, true),

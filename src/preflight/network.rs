@@ -155,26 +155,28 @@ fn proxies(proxy: &[(String, String)], wanted: &[Subnet], hosts: &[String]) -> V
     };
     let Some(through) = value("https_proxy") else { return Vec::new() };
     let exempt: Vec<&str> = value("no_proxy").unwrap_or_default().split(',').map(str::trim).collect();
-    let mut found = Vec::new();
-    let mut tell = |name: &str, what: String, entry: &str| {
-        found.push(
-            Finding::warning(name, format!("connections to {what} would go through the proxy {through}"))
-                .hint(format!("export NO_PROXY={},{entry}", exempt.join(",")).replace("=,", "=")),
-        );
-    };
-    for host in hosts {
-        if !is_exempt(&exempt, host) {
-            tell("HTTPProxy", host.clone(), host);
-        }
-    }
+    let mut through_it: Vec<(&str, String)> = Vec::new();
+    through_it.extend(hosts.iter().filter(|host| !is_exempt(&exempt, host)).map(|host| ("HTTPProxy", host.clone())));
     for Subnet { net, .. } in wanted {
-        let covered =
-            exempt.iter().filter_map(|e| e.parse::<IpNet>().ok()).any(|e| e.contains(net)) || exempt.contains(&"*");
-        if !covered {
-            tell("HTTPProxyCIDR", net.to_string(), &net.to_string());
+        let nets = exempt.iter().filter_map(|e| e.parse::<IpNet>().ok());
+        if !exempt.contains(&"*") && !nets.into_iter().any(|e| e.contains(net)) {
+            through_it.push(("HTTPProxyCIDR", net.to_string()));
         }
     }
-    found
+    // One line mends all of them.
+    let all: Vec<&str> = exempt
+        .iter()
+        .copied()
+        .filter(|e| !e.is_empty())
+        .chain(through_it.iter().map(|(_, what)| what.as_str()))
+        .collect();
+    let hint = format!("export NO_PROXY={}", all.join(","));
+    through_it
+        .iter()
+        .map(|(name, what)| {
+            Finding::warning(*name, format!("connections to {what} would go through the proxy {through}")).hint(&hint)
+        })
+        .collect()
 }
 
 /// NO_PROXY as Go reads it: `*`, addresses, CIDRs, domains with or without a leading dot.

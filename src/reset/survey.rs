@@ -106,10 +106,12 @@ async fn running(machine: &dyn Machine, pki: &str, kubeconfig: Option<&str>) -> 
     if is_active(machine, KUBELET).await {
         tasks.push(Task::Stop(KUBELET.to_owned()));
     }
-    // A control plane stops its own API: whoever is left notices.
-    if machine.meta(API_MANIFEST)?.is_none()
-        && let Ok(Some(name)) = node::own_name(machine)
-    {
+    // A control plane, also one that was never finished, stops its own API: whoever is left notices.
+    let mut worker = true;
+    for path in KUBECONFIGS.into_iter().chain([API_MANIFEST]) {
+        worker &= machine.meta(path)?.is_none();
+    }
+    if worker && let Ok(Some(name)) = node::own_name(machine) {
         tasks.push(Task::NotReady(name, kubeconfig.unwrap_or(node::KUBELET_CONF).to_owned()));
     }
     Ok(tasks)
