@@ -92,7 +92,7 @@ async fn look(places: &Places, name: String) -> Option<Status> {
     } else {
         match tokio::time::timeout(LIMIT, asked).await {
             Ok(Ok(health)) => health,
-            Ok(Err(error)) => Health { waiting: vec![format!("{error:#}")], ..Health::default() },
+            Ok(Err(error)) => Health { waiting: vec![ready::words(&error)], ..Health::default() },
             Err(_) => {
                 let waiting = vec![format!("the API does not answer within {} s", LIMIT.as_secs())];
                 Health { waiting, ..Health::default() }

@@ -6,6 +6,7 @@ use kprov_providers::{Events, Watch};
 
 use super::places::Places;
 use super::ready::Booted;
+use crate::journal::Journal;
 
 /// A cluster's machines.
 ///
@@ -16,6 +17,14 @@ pub async fn open(places: &Places, name: &str) -> anyhow::Result<Machines> {
         Some(machines) => Ok(machines),
         None => bail!("no cluster of this name on this host: {name}"),
     }
+}
+
+/// Keeps everyone else from changing a cluster, as `up` does.
+///
+/// # Errors
+/// When somebody is at work on it.
+fn alone(places: &Places, name: &str) -> anyhow::Result<Journal> {
+    Ok(Journal::open(places.cluster(name).join("journal.jsonl"))?)
 }
 
 /// Machines in the order in which they are stopped: workers, then the control plane.
@@ -31,6 +40,7 @@ fn order(machines: &Machines) -> Vec<String> {
 /// When one cannot be stopped.
 pub async fn stop(places: &Places, name: &str, events: &Events) -> anyhow::Result<()> {
     let mut machines = open(places, name).await?;
+    let _alone = alone(places, name)?;
     for machine in order(&machines) {
         if machines.alive(&machine) {
             events.note(format!("stopping {}", machines.hostname(&machine)));
@@ -48,6 +58,7 @@ pub async fn start(places: &Places, name: &str, events: &Events) -> anyhow::Resu
     kprov_providers::local::host::check()?;
     kprov_providers::local::host::load_modules().await;
     let mut machines = open(places, name).await?;
+    let _alone = alone(places, name)?;
     let mut all = order(&machines);
     all.reverse();
     let mut booted = Booted::now();
@@ -74,6 +85,7 @@ pub async fn down(places: &Places, name: &str, events: &Events) -> anyhow::Resul
     if !dir.exists() {
         return Ok(false);
     }
+    let alone = alone(places, name)?;
     if let Some(machines) = Machines::open(&places.dirs(name)).await? {
         for machine in machines.record().machines.keys() {
             events.note(format!("removing {}", machines.hostname(machine)));
@@ -81,6 +93,7 @@ pub async fn down(places: &Places, name: &str, events: &Events) -> anyhow::Resul
         machines.destroy().await?;
     }
     take_out_merged(&dir, name)?;
+    drop(alone);
     std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
     // The last cluster: nothing is left of any.
     let _ = std::fs::remove_dir(&places.state);

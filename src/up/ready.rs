@@ -185,7 +185,7 @@ pub async fn wait_since(
         let waiting = match &looked {
             Ok(health) if health.waiting.is_empty() => return looked,
             Ok(health) => health.waiting.join("; "),
-            Err(error) => format!("{error:#}"),
+            Err(error) => words(error),
         };
         if begin.elapsed() > LIMIT {
             let log = match &looked {
@@ -194,12 +194,29 @@ pub async fn wait_since(
             };
             return Err(anyhow::Error::new(NotReady { seconds: LIMIT.as_secs(), waiting: waiting + &log }));
         }
-        if told != waiting {
-            watch.say(waiting.clone());
-            told = waiting;
+        let short = looked.as_ref().map_or_else(|_| waiting.clone(), |health| short(&health.waiting));
+        if told != short {
+            watch.say(format!("waiting: {short}"));
+            told = short;
         }
         change(client).await;
     }
+}
+
+/// The first few; a person looks on.
+fn short(waiting: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let first: Vec<&str> = waiting.iter().take(SHOWN).map(String::as_str).collect();
+    let more = waiting.len().saturating_sub(SHOWN);
+    if more == 0 { first.join("; ") } else { format!("{}; and {more} more", first.join("; ")) }
+}
+
+/// The API's own words, where it said some.
+pub fn words(error: &anyhow::Error) -> String {
+    error.chain().find_map(|cause| cause.downcast_ref::<kube::Error>()).map_or_else(
+        || format!("{error:#}"),
+        |error| format!("the API: {}", kprov_providers::kube::words(error)),
+    )
 }
 
 /// It did not become Ready in time.
@@ -316,6 +333,13 @@ mod tests {
         assert_eq!(unready(&ready), None);
         assert_eq!(unready(&pod(serde_json::json!({"status": {"phase": "Succeeded"}}))), None);
         assert_eq!(unready(&pod(serde_json::json!({}))).unwrap(), "");
+    }
+
+    #[test]
+    fn only_a_few_are_told_at_once() {
+        let lines: Vec<String> = (1..=5).map(|n| format!("pod {n}")).collect();
+        assert_eq!(short(&lines), "pod 1; pod 2; pod 3; and 2 more");
+        assert_eq!(short(lines.get(..1).unwrap()), "pod 1");
     }
 
     #[test]

@@ -15,6 +15,12 @@ use kube::api::Api;
 use super::there::{self, KPROV, Task};
 use super::{CONTROL_PLANE, Ground, Until, documents, kubeconfig, leave, places, ready, template};
 
+/// What `init` on a machine ends with: the administrator's kubeconfig.
+const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
+
+/// What `join` on a machine ends with: the kubelet's kubeconfig.
+const KUBELET_CONF: &str = "/etc/kubernetes/kubelet.conf";
+
 /// What a step does. Machines by their short names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Work {
@@ -72,12 +78,16 @@ impl Coarse {
     async fn look(&self) -> anyhow::Result<bool> {
         let ground = &self.ground;
         Ok(match &self.work {
-            Work::Template => ground.machines.lock().await.store().has(&ground.template),
+            Work::Template => {
+                let machines = ground.machines.lock().await;
+                let made = |name: &String| machines.get(name).is_ok_and(|machine| !machine.host_key.is_empty());
+                machines.store().has(&ground.template) || ground.wanted.iter().all(made)
+            }
             Work::Machine(machine) => ground.machines.lock().await.alive(machine),
             Work::Bring(machine) => self.brought(machine).await?,
-            Work::Init => self.registered(CONTROL_PLANE, "/etc/kubernetes/admin.conf").await,
+            Work::Init => self.registered(CONTROL_PLANE, ADMIN_CONF).await,
             Work::Kubeconfig => ground.places.kubeconfig(&ground.name).is_file(),
-            Work::Join(machine) => self.registered(machine, "/etc/kubernetes/kubelet.conf").await,
+            Work::Join(machine) => self.registered(machine, KUBELET_CONF).await,
             Work::Leave(machine) => ground.machines.lock().await.get(machine).is_err(),
             Work::Ready => {
                 let Ok(client) = self.client().await else { return Ok(false) };
@@ -99,9 +109,13 @@ impl Coarse {
         [(ground.kprov.clone(), KPROV.to_owned(), 0o755), (ground.bundle.path.clone(), ground.bundle_there(), 0o644)]
     }
 
-    /// True where the very same kprov and bundle are on the machine.
+    /// True where the very same kprov and bundle are on the machine, or it is a node by now and needs them no more.
     async fn brought(&self, machine: &str) -> anyhow::Result<bool> {
         let session = self.host(machine).await?.connect_within(Duration::from_secs(10)).await?;
+        let node = if machine == CONTROL_PLANE { ADMIN_CONF } else { KUBELET_CONF };
+        if session.run(&format!("test -e {node}"), b"").await?.success() {
+            return Ok(true);
+        }
         let [(kprov, kprov_there, _), (bundle, bundle_there, _)] = self.files();
         let there = session.run(&format!("sha256sum {kprov_there} {bundle_there}"), b"").await?.text();
         let (kprov, bundle) = tokio::try_join!(sha256(&kprov), sha256(&bundle))?;
@@ -169,7 +183,7 @@ impl Coarse {
             single,
             documents::host_has_swap(),
         )?;
-        let task = self.task("init", input, "/etc/kubernetes/admin.conf");
+        let task = self.task("init", input, ADMIN_CONF);
         there::run(&self.host(CONTROL_PLANE).await?, &task, &ground.events).await.map(drop)
     }
 
@@ -184,7 +198,7 @@ impl Coarse {
         let kubeconfig = std::fs::read_to_string(ground.places.kubeconfig(&ground.name))
             .context("reading the cluster's kubeconfig")?;
         let input = documents::join(&ground.hostname(machine), token.trim(), &kubeconfig)?;
-        let task = self.task("join", input, "/etc/kubernetes/kubelet.conf");
+        let task = self.task("join", input, KUBELET_CONF);
         there::run(&host, &task, &ground.events).await.map(drop)
     }
 

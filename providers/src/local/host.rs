@@ -76,10 +76,9 @@ pub fn check() -> Result<(), Unfit> {
         problems.push(format!("{} not found", KEYRING.0));
         packages.push(KEYRING.1);
     }
-    for device in ["/dev/kmsg", "/dev/loop-control"] {
-        if !Path::new(device).exists() {
-            problems.push(format!("no {device}"));
-        }
+    // The kubelet does not start without it.
+    if !Path::new("/dev/kmsg").exists() {
+        problems.push("no /dev/kmsg".to_owned());
     }
     if !Path::new("/sys/fs/cgroup").is_dir() {
         problems.push("no cgroups mounted on /sys/fs/cgroup".to_owned());

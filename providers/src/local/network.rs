@@ -71,7 +71,7 @@ impl Network {
     /// When a link or rule cannot be made.
     pub async fn create(&self, label: &str) -> anyhow::Result<()> {
         let bridge = self.bridge();
-        if !exists(&bridge) {
+        if !exists(&bridge).await {
             run("ip", &["link", "add", &bridge, "type", "bridge"]).await.context("making a bridge")?;
             run("ip", &["link", "set", &bridge, "alias", label]).await?;
         }
@@ -87,7 +87,7 @@ impl Network {
         for netns in namespaces(&format!("{PREFIX}{}-", self.id)) {
             try_run("ip", &["netns", "delete", &netns]).await;
         }
-        for link in links(&format!("kpv-{}", self.id)) {
+        for link in links(&format!("kpv-{}", self.id)).await {
             try_run("ip", &["link", "delete", &link]).await;
         }
         try_run("ip", &["link", "delete", &self.bridge()]).await;
@@ -116,7 +116,7 @@ impl Network {
     /// Takes a machine's place back.
     pub async fn clear(&self, machine: &str, address: Ipv4Addr) {
         let (netns, link) = (self.netns(machine), self.link(address));
-        if exists(&link) {
+        if exists(&link).await {
             try_run("ip", &["link", "delete", &link]).await;
         }
         if PathBuf::from("/run/netns").join(&netns).exists() {
@@ -134,20 +134,20 @@ impl Network {
     }
 }
 
-fn exists(link: &str) -> bool {
-    PathBuf::from("/sys/class/net").join(link).exists()
+/// Asked of the kernel and not of /sys, which may show another namespace's links.
+async fn exists(link: &str) -> bool {
+    try_run("ip", &["link", "show", "dev", link]).await.is_some()
 }
 
-fn links(prefix: &str) -> Vec<String> {
-    names("/sys/class/net", prefix)
+async fn links(prefix: &str) -> Vec<String> {
+    let listed = try_run("ip", &["-brief", "link", "show"]).await.unwrap_or_default();
+    // `kpv-1234abcd2@if3  UP …`
+    let names = listed.lines().filter_map(|line| line.split([' ', '@']).next());
+    names.filter(|name| name.starts_with(prefix)).map(str::to_owned).collect()
 }
 
 fn namespaces(prefix: &str) -> Vec<String> {
-    names("/run/netns", prefix)
-}
-
-fn names(dir: &str, prefix: &str) -> Vec<String> {
-    std::fs::read_dir(dir)
+    std::fs::read_dir("/run/netns")
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())

@@ -59,8 +59,8 @@ impl Store {
     /// When the file system for it cannot be made or mounted.
     pub async fn open(cache: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(cache).with_context(|| format!("making {}", cache.display()))?;
-        let store = Self { cache: cache.to_owned(), kind: pick(cache)? };
-        let _lock = store.lock("store").await?;
+        let _lock = lock(&cache.join("store.lock")).await?;
+        let store = Self { cache: cache.to_owned(), kind: kind(cache)? };
         if store.kind == Kind::Loop {
             store.mount().await?;
         }
@@ -319,6 +319,25 @@ fn magic(path: &Path) -> anyhow::Result<u64> {
     Ok(u64::try_from(stat.f_type)? & 0xffff_ffff)
 }
 
+/// As chosen once: disks of one kind are of no use to another, whatever the host can do by now.
+fn kind(cache: &Path) -> anyhow::Result<Kind> {
+    let path = cache.join("store.kind");
+    match std::fs::read_to_string(&path).ok().as_deref().map(str::trim) {
+        Some("btrfs") => return Ok(Kind::Btrfs),
+        Some("loop") => return Ok(Kind::Loop),
+        Some("overlay") => return Ok(Kind::Overlay),
+        _ => {}
+    }
+    let kind = pick(cache)?;
+    let name = match kind {
+        Kind::Btrfs => "btrfs",
+        Kind::Loop => "loop",
+        Kind::Overlay => "overlay",
+    };
+    std::fs::write(&path, format!("{name}\n")).with_context(|| format!("writing {}", path.display()))?;
+    Ok(kind)
+}
+
 fn pick(cache: &Path) -> anyhow::Result<Kind> {
     if cache.join("store.btrfs").exists() {
         return Ok(Kind::Loop);
@@ -328,7 +347,8 @@ fn pick(cache: &Path) -> anyhow::Result<Kind> {
         return Ok(Kind::Btrfs);
     }
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    if known.lines().any(|line| line.trim() == "btrfs") && size(cache)? >= SMALLEST {
+    let loops = Path::new("/dev/loop-control").exists();
+    if loops && known.lines().any(|line| line.trim() == "btrfs") && size(cache)? >= SMALLEST {
         return Ok(Kind::Loop);
     }
     if magic != OVERLAY_MAGIC && known.lines().any(|line| line.ends_with("\toverlay")) {
