@@ -26,14 +26,14 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nothing answers there.
-    #[error("cannot reach {host} at {address}: {source}")]
+    #[error("cannot reach {host} at {address}: {reason}")]
     Unreachable {
         /// The host's name.
         host: String,
         /// Where it should be.
         address: SocketAddr,
         /// Why.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// It did not answer in time.
     #[error("no answer within {} s: {host} at {address}", .limit.as_secs())]
@@ -64,12 +64,12 @@ pub enum Error {
         user: String,
     },
     /// The connection broke.
-    #[error("lost the connection ({source}): {host}")]
+    #[error("lost the connection ({reason}): {host}")]
     Lost {
         /// The host's name.
         host: String,
         /// How.
-        source: russh::Error,
+        reason: russh::Error,
     },
     /// A key that we hold cannot be used.
     #[error("unusable {what}: {host}")]
@@ -100,7 +100,7 @@ pub enum Error {
         said: String,
     },
     /// A file of ours cannot be read.
-    #[error("reading {path}: {source}")]
+    #[error("reading {path}")]
     File {
         /// Which one.
         path: String,
@@ -210,20 +210,20 @@ impl Host {
         let other = Arc::new(Mutex::new(None));
         let handler = Known { expected: expected.clone(), other: Arc::clone(&other) };
         let connected = client::connect_stream(Arc::new(config), stream, handler).await;
-        let mut handle = connected.map_err(|source| {
+        let mut handle = connected.map_err(|reason| {
             let expected = expected.fingerprint(Default::default()).to_string();
             let shown = other.lock().ok().and_then(|mut other| other.take());
-            let other_kind = matches!(source, russh::Error::NoCommonAlgo { kind: russh::AlgorithmKind::Key, .. });
+            let other_kind = matches!(reason, russh::Error::NoCommonAlgo { kind: russh::AlgorithmKind::Key, .. });
             match shown.or_else(|| other_kind.then(|| "a key of another kind".to_owned())) {
                 Some(got) => Error::KeyChanged { host: host(), expected, got },
-                None => Error::Lost { host: host(), source },
+                None => Error::Lost { host: host(), reason },
             }
         })?;
         let key = PrivateKeyWithHashAlg::new(Arc::clone(&self.login), None);
         let answer = handle
             .authenticate_publickey(self.user.clone(), key)
             .await
-            .map_err(|source| Error::Lost { host: host(), source })?;
+            .map_err(|reason| Error::Lost { host: host(), reason })?;
         if !answer.success() {
             return Err(Error::Refused { host: host(), user: self.user.clone() });
         }

@@ -14,7 +14,7 @@ use super::error::{Failure, Result};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   kprov ssh
-  kprov ssh worker-1
+  kprov ssh worker-1 uptime
   kprov ssh --name dev cp-1 -- journalctl -u kubelet -n 20")]
 pub(super) struct Args {
     #[command(flatten)]
@@ -25,8 +25,12 @@ pub(super) struct Args {
     machine: String,
 
     /// A command and its arguments, put together with spaces for the shell there [default: a login shell]
-    #[arg(last = true)]
+    #[arg(allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<String>,
+
+    /// The same behind --
+    #[arg(last = true, hide = true, value_name = "COMMAND")]
+    last: Vec<String>,
 }
 
 /// Runs the command; the exit code is the one from there.
@@ -41,7 +45,8 @@ pub(super) fn run(args: &Args) -> Result<u8> {
             let names: Vec<&str> = machines.record().machines.keys().map(String::as_str).collect();
             Failure::user(error).hint(format!("one of: {}", names.join(", ")))
         })?;
-        let command = (!args.command.is_empty()).then(|| args.command.join(" "));
+        let words: Vec<&str> = args.command.iter().chain(&args.last).map(String::as_str).collect();
+        let command = (!words.is_empty()).then(|| words.join(" "));
         talk(&host, command.as_deref()).await
     });
     // A read of stdin may be under way; nobody waits for it.

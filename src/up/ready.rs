@@ -213,10 +213,10 @@ fn short(waiting: &[String]) -> String {
 
 /// The API's own words, where it said some.
 pub fn words(error: &anyhow::Error) -> String {
-    error.chain().find_map(|cause| cause.downcast_ref::<kube::Error>()).map_or_else(
-        || format!("{error:#}"),
-        |error| format!("the API: {}", kprov_providers::kube::words(error)),
-    )
+    error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<kube::Error>())
+        .map_or_else(|| format!("{error:#}"), |error| format!("the API: {}", kprov_providers::kube::words(error)))
 }
 
 /// It did not become Ready in time.

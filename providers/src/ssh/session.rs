@@ -50,8 +50,8 @@ impl Session {
         &self.host
     }
 
-    fn lost(&self, source: russh::Error) -> Error {
-        Error::Lost { host: self.host.clone(), source }
+    fn lost(&self, reason: russh::Error) -> Error {
+        Error::Lost { host: self.host.clone(), reason }
     }
 
     /// Runs a command (read by the login shell over there) to its end. Secrets go to `stdin`, never into the command.
