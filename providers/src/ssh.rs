@@ -201,10 +201,10 @@ impl Host {
             },
             ..client::Config::default()
         };
-        let stream = tokio::net::TcpStream::connect(self.address).await.map_err(|source| Error::Unreachable {
+        let stream = tokio::net::TcpStream::connect(self.address).await.map_err(|reason| Error::Unreachable {
             host: host(),
             address: self.address,
-            source,
+            reason,
         })?;
         let _ = stream.set_nodelay(true);
         let other = Arc::new(Mutex::new(None));
