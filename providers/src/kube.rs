@@ -162,6 +162,20 @@ pub enum Trouble {
     Refused,
 }
 
+/// The API, or a component that was waited for, did not answer or not do what it was asked in time.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unanswered(pub String);
+
+/// A failed call as an error: [`Unanswered`] where trying again later may help.
+pub fn failure(doing: &str, error: &::kube::Error) -> anyhow::Error {
+    let text = format!("{doing}: {}", words(error));
+    match trouble(error) {
+        Trouble::Refused => anyhow::Error::msg(text),
+        Trouble::Away | Trouble::Later => Unanswered(text).into(),
+    }
+}
+
 /// Sorts a failure.
 pub fn trouble(error: &::kube::Error) -> Trouble {
     match error {

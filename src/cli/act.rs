@@ -114,6 +114,7 @@ pub(super) fn kind_of(error: &anyhow::Error) -> Kind {
     }
     let remote = error.chain().any(|cause| {
         cause.downcast_ref::<kube::Error>().is_some()
+            || cause.downcast_ref::<kprov_providers::kube::Unanswered>().is_some()
             || cause.downcast_ref::<kprov_providers::ssh::Error>().is_some_and(kprov_providers::ssh::Error::passes)
             || cause.downcast_ref::<crate::up::ready::NotReady>().is_some()
             || cause.downcast_ref::<tokio::time::error::Elapsed>().is_some()

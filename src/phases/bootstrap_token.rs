@@ -30,7 +30,7 @@ pub const DEFAULT_TTL: &str = "24h0m0s";
 ///
 /// # Errors
 /// A time to live that is none.
-pub(crate) fn terms(token: &kubeadm::BootstrapToken) -> Result<Terms> {
+pub fn terms(token: &kubeadm::BootstrapToken) -> Result<Terms> {
     let default = |all: &[&str]| all.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>();
     let life = match (&token.expires, &token.ttl) {
         (Some(time), _) => Some(Life::Until(time.clone())),

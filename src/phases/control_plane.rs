@@ -8,7 +8,7 @@ use kprov_providers::{Key, Machine};
 
 use super::certs::{self, Settings};
 use super::static_pod::{
-    self, Component, Endpoint, MANIFESTS, arguments, environment, kubernetes_image, mount, mounts, probe_host, user_arg,
+    self, Component, Endpoint, Replace, arguments, environment, kubernetes_image, mount, mounts, probe_host, user_arg,
 };
 use super::{etcd, kubeconfig};
 use crate::cluster::Cluster;
@@ -32,14 +32,15 @@ pub(crate) fn api_server_step(
     facts: &Facts,
     machine: &Arc<dyn Machine>,
     needs: &[Key],
-) -> Result<WriteFile> {
+) -> Result<Replace> {
     let mut files = vec!["apiserver", "apiserver-kubelet-client", "front-proxy-client", "sa"];
     if cluster.config.etcd.as_ref().is_none_or(|etcd| etcd.external.is_none()) {
         files.push("apiserver-etcd-client");
     }
     let component = api_server(cluster, facts)?;
     let label = Label::new(static_pod::key(component.name), PHASE).needs(files.into_iter().map(certs::key));
-    static_pod::write(label.needs(needs.iter().cloned()), machine, &component)
+    let step = static_pod::write(label.needs(needs.iter().cloned()), machine, &component)?;
+    Ok(Replace::new(step, machine, static_pod::path(component.name)))
 }
 
 /// The manifests of controller manager and scheduler; they need `needs` (an API server that listens: on a small machine
@@ -56,8 +57,7 @@ pub(crate) fn others(cluster: &Cluster, facts: &Facts, machine: &Arc<dyn Machine
     let shown = own.clone();
     let key_file = format!("{}/ca.key", Settings::of(cluster)?.dir);
     let name = "kube-controller-manager";
-    let path = format!("{MANIFESTS}/{name}.yaml");
-    let manager = WriteFile::worked(label(name), machine.clone(), path, move |machine, _| {
+    let manager = WriteFile::worked(label(name), machine.clone(), static_pod::path(name), move |machine, _| {
         let signs = machine.meta(&key_file)?.is_some();
         Ok(Some(if signs { own.clone() } else { external.clone() }.into_bytes()))
     });

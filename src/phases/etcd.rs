@@ -8,7 +8,7 @@ use kprov_providers::steps::{Label, MakeDir};
 use kprov_providers::{Key, Machine};
 
 use super::certs::{self, Settings};
-use super::static_pod::{self, Component, Endpoint, arguments, environment, image, mount, user_arg};
+use super::static_pod::{self, Component, Endpoint, Replace, arguments, environment, image, mount, user_arg};
 use crate::bundle::Manifest;
 use crate::cluster::Cluster;
 use crate::cluster::kubeadm::{Arg, LocalEtcd};
@@ -98,7 +98,8 @@ pub(crate) fn etcd(
     plan.add(MakeDir::new(dir, machine.clone(), data_dir(cluster)).mode(0o700).tree());
     let certs = ["etcd/server", "etcd/peer", "etcd/healthcheck-client"].map(certs::key);
     let label = Label::new(key(), PHASE).needs(["etcd/dir"]).needs(certs).needs(needs.iter().cloned());
-    plan.add(static_pod::write(label, machine, &component(cluster, bundle)?)?);
+    let step = static_pod::write(label, machine, &component(cluster, bundle)?)?;
+    plan.add(Replace::new(step, machine, static_pod::path("etcd")));
     Ok(plan)
 }
 

@@ -1,5 +1,7 @@
 //! What the static pods of a control plane have in common (contract A.7).
 
+mod replace;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EnvVar, HTTPGetAction, HostPathVolumeSource, Pod, PodSecurityContext, PodSpec, Probe,
-    ResourceRequirements, SeccompProfile, Volume, VolumeMount,
+    Container, ContainerPort, EnvVar, HTTPGetAction, HostPathVolumeSource, Pod, PodSecurityContext, PodSpec, PodStatus,
+    Probe, ResourceRequirements, SeccompProfile, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -17,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kprov_providers::steps::{Label, WriteFile};
 use kprov_providers::{Key, Machine};
 
+pub(crate) use self::replace::Replace;
 use crate::bundle::Manifest;
 use crate::cluster::Cluster;
 use crate::cluster::kubeadm::{self, Arg, HostPathMount};
@@ -158,8 +161,12 @@ pub(crate) fn key(component: &str) -> Key {
 
 /// The step that writes a component's manifest.
 pub(crate) fn write(label: Label, machine: &Arc<dyn Machine>, component: &Component) -> Result<WriteFile> {
-    let path = format!("{MANIFESTS}/{}.yaml", component.name);
-    Ok(WriteFile::new(label, machine.clone(), path, manifest(component)?).mode(0o600))
+    Ok(WriteFile::new(label, machine.clone(), path(component.name), manifest(component)?).mode(0o600))
+}
+
+/// Where a component's manifest is.
+pub(crate) fn path(component: &str) -> String {
+    format!("{MANIFESTS}/{component}.yaml")
 }
 
 /// The component's manifest as kubeadm writes it: keys sorted.
@@ -192,7 +199,7 @@ pub(crate) fn pod(component: &Component) -> Result<Pod> {
             volumes: Some(volumes(&component.mounts)),
             ..PodSpec::default()
         }),
-        ..Pod::default()
+        status: Some(PodStatus::default()),
     })
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::bail;
 use async_trait::async_trait;
 
-use super::Backoff;
 use super::diagnose::{Component, diagnose};
+use super::{Backoff, Unanswered};
 use crate::steps::Label;
 use crate::{Machine, Made, Outputs, Status, Step, Watch};
 
@@ -89,7 +89,9 @@ impl Step for Health {
             if tokio::time::Instant::now() >= deadline {
                 let seconds = self.timeout.as_secs();
                 let report = diagnose(&*self.machine, &self.component).await;
-                bail!("{} was not healthy after {seconds} s: {why} at {}\n{report}", self.component.name, self.url);
+                let (name, url) = (&self.component.name, &self.url);
+                let text = format!("{name} was not healthy after {seconds} s: {why} at {url}\n{report}");
+                return Err(Unanswered(text).into());
             }
             tokio::select! {
                 () = backoff.pause() => {}

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::diagnose::{Component, diagnose};
 use super::objects::look;
-use super::{Api, Backoff, FIELD_MANAGER, Place, Trouble, trouble, words};
+use super::{Api, Backoff, FIELD_MANAGER, Place, Trouble, Unanswered, trouble, words};
 use crate::steps::Label;
 use crate::{Machine, Made, Outputs, Status, Step, Watch};
 
@@ -137,7 +137,9 @@ impl Step for Mark {
             };
             if tokio::time::Instant::now() >= deadline {
                 let report = diagnose(&*self.machine, &Component::unit("kubelet")).await;
-                bail!("node {} could not be marked after {} s: {why}\n{report}", self.node, self.timeout.as_secs());
+                let (node, seconds) = (&self.node, self.timeout.as_secs());
+                let text = format!("node {node} could not be marked after {seconds} s: {why}\n{report}");
+                return Err(Unanswered(text).into());
             }
             tokio::select! {
                 () = backoff.pause() => {}

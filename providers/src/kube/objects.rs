@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use serde_json::Value;
 
-use super::{Api, Backoff, FIELD_MANAGER, Place, Trouble, compare, trouble, words};
+use super::{Api, Backoff, FIELD_MANAGER, Place, Trouble, compare, failure, trouble, words};
 use crate::steps::Label;
 use crate::{Machine, Made, Outputs, Status, Step, Watch};
 
@@ -124,7 +124,7 @@ pub(crate) async fn put(
         // A Service's address is refused as invalid until the API server has made its own ServiceCIDR.
         let starting = trouble(&error) != Trouble::Refused || (place.kind == "Service" && is_invalid(&error));
         if !starting || now >= deadline {
-            bail!("applying {}: {}", place.show(), words(&error));
+            return Err(failure(&format!("applying {}", place.show()), &error));
         }
         if place.kind == "Service" && is_invalid(&error) {
             free_own_address(client, place, &value).await;

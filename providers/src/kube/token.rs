@@ -13,7 +13,7 @@ use kprov_pki::token::Token;
 use serde_json::{Value, json};
 
 use super::objects::look;
-use super::{Api, Backoff, Place, Trouble, trouble, words};
+use super::{Api, Backoff, Place, Trouble, failure, trouble, words};
 use crate::steps::Label;
 use crate::{Made, Outputs, Status, Step, Watch};
 
@@ -170,7 +170,7 @@ pub async fn create(client: &Client, token: &Token, terms: &Terms) -> anyhow::Re
         Err(::kube::Error::Api(status)) if status.code == 409 => {
             bail!("a token with this id is there already: {}", token.id())
         }
-        Err(error) => Err(error).with_context(|| format!("making token {}", token.id())),
+        Err(error) => Err(failure(&format!("making token {}", token.id()), &error)),
     }
 }
 
@@ -271,7 +271,7 @@ impl Step for BootstrapToken {
                     };
                     create(&client, &token, &self.terms).await
                 }
-                Err(error) => Err(anyhow::anyhow!("listing tokens: {}", words(&error))),
+                Err(error) => Err(failure("listing tokens", &error)),
             };
             match tried {
                 Ok(()) => return Ok(Outputs::none()),
