@@ -51,7 +51,8 @@ impl ClusterInfo {
 
 /// Whether this is how an API server says no: anything else that answers has a 404 of its own making.
 pub(super) fn is_status(body: &[u8]) -> bool {
-    serde_json::from_slice::<serde_json::Value>(body).is_ok_and(|value| value["kind"] == "Status")
+    serde_json::from_slice::<serde_json::Value>(body)
+        .is_ok_and(|value| value.get("kind").is_some_and(|kind| kind == "Status"))
 }
 
 /// A cluster to be joined: whom to speak to, and whom to trust.
