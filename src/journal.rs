@@ -169,6 +169,8 @@ struct Inner {
     pending: Option<What>,
     command: String,
     gone: bool,
+    /// Half a line is at the end.
+    half: bool,
 }
 
 impl Journal {
@@ -197,7 +199,7 @@ impl Journal {
             file.set_len(record.good_len()).map_err(fail("cutting the torn last line of"))?;
             file.sync_all().map_err(fail("syncing"))?;
         }
-        let inner = Inner { file, record, dirs, pending: None, command: String::new(), gone: false };
+        let inner = Inner { file, record, dirs, pending: None, command: String::new(), gone: false, half: false };
         Ok(Self { path, tap, inner: Mutex::new(inner) })
     }
 
@@ -283,8 +285,7 @@ impl Journal {
         self.tap(Moment::Before, &line).map_err(fail)?;
         let mut text = serde_json::to_vec(&line).map_err(|e| fail(e.into()))?;
         text.push(b'\n');
-        inner.file.write_all(&text).map_err(fail)?;
-        inner.file.sync_data().map_err(fail)?;
+        inner.append(&text).map_err(fail)?;
         inner.record.take(line.clone());
         self.tap(Moment::After, &line).map_err(fail)
     }
@@ -295,6 +296,21 @@ impl Journal {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Appends a line, synced. What a full disk took of it is cut off again: the next line must not follow half a line.
+    fn append(&mut self, text: &[u8]) -> io::Result<()> {
+        if self.half {
+            return Err(io::Error::other("half a line is at its end and could not be cut off"));
+        }
+        let before = self.file.metadata()?.len();
+        let written = self.file.write_all(text).and_then(|()| self.file.sync_data());
+        if written.is_err() {
+            self.half = self.file.set_len(before).is_err();
+        }
+        written
     }
 }
 

@@ -164,3 +164,46 @@ fn journals_of_old_releases_are_understood() {
     assert!(halfway.torn() && !halfway.finished("init"));
     assert!(halfway.started(&"kubelet/files".into()) && !halfway.started(&"kubelet/unit".into()));
 }
+
+/// On a file system of one page, in a mount namespace of its own: this test calls itself there.
+#[test]
+fn a_full_disk_leaves_no_half_line_in_the_middle() {
+    const INSIDE: &str = "KPROV_TEST_IN_OWN_MOUNTS";
+    let unshare = ["--mount", "--propagation", "private"];
+    if std::env::var_os(INSIDE).is_none() {
+        let own = std::process::Command::new("unshare").args(unshare).arg("true").output();
+        if !own.is_ok_and(|own| own.status.success()) {
+            assert!(std::env::var_os("KPROV_TEST_ALL").is_none_or(|all| all != "1"), "needs root and unshare");
+            let _ = io::stderr().write_all(b"left out: needs root and unshare\n");
+            return;
+        }
+        let inside = std::process::Command::new("unshare")
+            .args(unshare)
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "journal::tests::a_full_disk_leaves_no_half_line_in_the_middle", "--nocapture"])
+            .env(INSIDE, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&inside.stdout);
+        assert!(
+            inside.status.success() && said.contains("1 passed"),
+            "{said}{}",
+            String::from_utf8_lossy(&inside.stderr)
+        );
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mount = ["-t", "tmpfs", "-o", "size=4k", "tmpfs", dir.path().to_str().unwrap()];
+    assert!(std::process::Command::new("mount").args(mount).status().unwrap().success());
+    let path = dir.path().join("journal.jsonl");
+    let journal = Journal::open(&path).unwrap();
+    journal.begin("init", "");
+    let written = (0..100).take_while(|n| journal.write(start(&format!("step {n}"), "/etc/x")).is_ok()).count();
+    assert!(written > 5 && written < 100, "{written}");
+    // A shorter line may still fit, and must not follow half of the longer one.
+    while journal.write(What::Undone { key: "x".into() }).is_ok() {}
+    drop(journal);
+    let record = Journal::read(&path).unwrap();
+    assert_eq!(record.entries().len(), written);
+    assert!(!record.torn());
+}
