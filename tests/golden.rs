@@ -3,6 +3,8 @@
 //! A case holds `cluster.yaml` (or nothing), `args` (flags of init, or nothing), `facts.json` (what differs from the
 //! facts beside the cases) and `plan.txt`. `KPROV_GOLDEN=write cargo test --test golden` writes the plans anew.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
