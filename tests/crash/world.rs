@@ -249,8 +249,13 @@ fn answer_ctr(machine: &FakeMachine, command: &Command, images: &[(String, Strin
             machine.put(&file(name), format!("{name} type {digest} 1 MiB linux/amd64 io.cri-containerd.pinned=pinned"));
         }
     }
-    let known = images.iter().filter_map(|(name, _)| machine.read(&file(name)).ok().flatten());
-    let lines: Vec<String> = known.map(|line| String::from_utf8(line).unwrap()).collect();
+    let known = images.iter().filter_map(|(name, digest)| Some((name, digest, machine.read(&file(name)).ok()??)));
+    let lines: Vec<String> = known
+        .map(|(name, digest, line)| match words.contains(&"check") {
+            true => format!("{name} type {digest} complete (1/1) 1 MiB/1 MiB true"),
+            false => String::from_utf8(line).unwrap(),
+        })
+        .collect();
     Exit { stdout: lines.join("\n").into_bytes(), ..Exit::default() }
 }
 
