@@ -9,6 +9,14 @@ mkdir -p "$CACHE"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$CACHE/target}"
 KUBERNETES=v1.36.3
 
+# Checkouts share what is built of dependencies. Of our own packages cargo tells two checkouts apart by the times of
+# their files alone, which may take one's objects for the other's: another checkout than the last one builds them anew.
+if [ "$(cat "$CARGO_TARGET_DIR/checkout" 2>/dev/null)" != "$PWD" ]; then
+    rm -rf "$CARGO_TARGET_DIR"/{debug,release,*/release}/.fingerprint/kprov*
+    mkdir -p "$CARGO_TARGET_DIR"
+    echo "$PWD" >"$CARGO_TARGET_DIR/checkout"
+fi
+
 case "$(uname -m)" in
 x86_64) ARCH=amd64 TARGET=x86_64-unknown-linux-musl ;;
 aarch64) ARCH=arm64 TARGET=aarch64-unknown-linux-musl ;;
