@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use serde_json::Value;
 
 use crate::host::{Clock, Host};
@@ -16,7 +16,6 @@ const NAME: &str = "e2e";
 /// The scenario.
 pub fn run(host: &Host) -> anyhow::Result<()> {
     let kprov = Kprov::new(host);
-    let before = Traces::take()?;
     let mut clock = Clock::new();
 
     kprov.up_with_a_cut(host)?;
@@ -58,8 +57,10 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     kprov.refused(&["up", "--workers", "1"], 1, "host key")?;
     clock.lap("up refuses a changed host key");
 
+    let id = kprov.id()?;
+    ensure!(!traces(host, &id)?.is_empty(), "nothing of a cluster that runs can be seen: this test sees nothing");
     kprov.ok(&["down"])?;
-    let left = Traces::take()?.minus(&before);
+    let left = traces(host, &id)?;
     ensure!(left.is_empty(), "down leaves:\n{}", left.join("\n"));
     ensure!(!kprov.state.join("kprov").join(NAME).exists(), "down leaves the state directory");
     clock.lap("down leaves nothing");
@@ -152,6 +153,12 @@ impl<'a> Kprov<'a> {
         Ok(())
     }
 
+    /// Id of our cluster's network.
+    fn id(&self) -> anyhow::Result<String> {
+        let record: Value = serde_json::from_slice(&std::fs::read(self.machines().join("machines.json"))?)?;
+        Ok(record["network"]["id"].as_str().context("no network id")?.to_owned())
+    }
+
     /// Where the local provider remembers our machines.
     fn machines(&self) -> PathBuf {
         self.state.join("kprov").join(NAME).join("machines")
@@ -163,32 +170,25 @@ fn all(output: &Output) -> String {
     format!("{}\n{out}\n{err}", output.status)
 }
 
-/// What machines leave on a host when they are not taken away: links, namespaces, mounts, rules, cgroups.
-struct Traces(Vec<String>);
-
-impl Traces {
-    fn take() -> anyhow::Result<Self> {
-        let mut lines = Vec::new();
-        for (what, command) in [
-            ("link", "ip -o link show | sed 's/@.*//; s/^[0-9]*: //; s/:.*//'"),
-            ("namespace", "ls /run/netns 2>/dev/null"),
-            ("nft", "nft list tables 2>/dev/null"),
-            ("route", "ip route show"),
-            ("cgroup", "find /sys/fs/cgroup -type d -name '*kprov*' 2>/dev/null"),
-            ("mount", "grep -o ' [^ ]*kprov[^ ]* ' /proc/mounts"),
-            ("sysctl", "cat /proc/sys/net/ipv4/ip_forward"),
-        ] {
-            let output = Command::new("sh").arg("-c").arg(command).output().context("running sh")?;
-            let text = String::from_utf8(output.stdout)?;
-            lines.extend(text.lines().map(|line| format!("{what} {}", line.trim())));
-        }
-        if lines.is_empty() {
-            bail!("nothing can be seen of this host");
-        }
-        Ok(Self(lines))
+/// What of a cluster is on the host: links, namespaces, mounts, rules, cgroups, disks. All of it is named after its
+/// network's id, so other clusters of this host do not count.
+fn traces(host: &Host, id: &str) -> anyhow::Result<Vec<String>> {
+    let disks = format!("find '{}' -maxdepth 4", host.cache.join("local").display());
+    let mut lines = Vec::new();
+    for (what, command) in [
+        ("link", "ip -o link show"),
+        ("namespace", "ls /run/netns"),
+        ("nft", "nft list ruleset"),
+        ("route", "ip route show"),
+        ("cgroup", "find /sys/fs/cgroup -type d"),
+        ("mount", "cat /proc/mounts"),
+        ("process", "ps -eo args"),
+        ("disk", &disks),
+        ("setting", "cat /run/kprov/* 2>/dev/null"),
+    ] {
+        let output = Command::new("sh").arg("-c").arg(command).output().context("running sh")?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        lines.extend(text.lines().filter(|line| line.contains(id)).map(|line| format!("{what} {}", line.trim())));
     }
-
-    fn minus(&self, before: &Self) -> Vec<String> {
-        self.0.iter().filter(|line| !before.0.contains(line)).cloned().collect()
-    }
+    Ok(lines)
 }
