@@ -23,5 +23,4 @@ pub mod render;
 pub mod reset;
 pub mod token;
 pub mod up;
-
 pub mod yaml;

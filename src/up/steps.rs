@@ -273,6 +273,10 @@ impl Step for Coarse {
         }
     }
 
+    fn only_waits(&self) -> bool {
+        self.work == Work::Ready
+    }
+
     async fn check(&self, _known: &Outputs) -> anyhow::Result<Status> {
         Ok(if self.look().await? { Status::Ready(Outputs::none()) } else { Status::Missing })
     }
