@@ -10,7 +10,7 @@ use super::task::Task;
 use crate::cluster::kubeadm::ResetConfiguration;
 use crate::facts::net;
 use crate::journal::Record;
-use crate::phases::host;
+use crate::phases::{host, kubelet};
 
 const KUBELET: &str = "kubelet.service";
 const CONTAINERD: &str = "containerd.service";
@@ -55,8 +55,6 @@ pub(super) async fn survey(
     kubeconfig: Option<&str>,
     record: &Record,
 ) -> anyhow::Result<Vec<Task>> {
-    // A journal tells what was there before: then only that goes which cannot have been. Without one, and with a
-    // cluster's traces, all of kubeadm's paths go, as kubeadm does it.
     let journalled = record.last_command().is_some() && !record.entries().is_empty();
     let traces = traces(machine)?;
     let mut tasks = Vec::new();
@@ -82,19 +80,31 @@ pub(super) async fn survey(
             tasks.push(Task::Unmount(mount, flags));
         }
     }
-    tasks.extend(files(machine, config, record, pki, journalled, traces)?);
+    tasks.extend(files(machine, config, record, pki, traces)?);
     tasks.extend(network(machine, kernel).await?);
     Ok(tasks)
 }
 
 /// True when there is, or was about to be, a node of a cluster here.
 fn traces(machine: &dyn Machine) -> anyhow::Result<bool> {
-    for path in NODE_FILES.into_iter().chain(["/var/lib/kubelet/config.yaml", API_MANIFEST]) {
+    for path in NODE_FILES.into_iter().chain([kubelet::CONFIG, API_MANIFEST]) {
         if machine.meta(path)?.is_some() {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// True when the journal is that of a node, with its control plane if there is one: then it also tells what was there before, and only that
+/// goes which cannot have been. Of a node that another tool made, perhaps beside our bundle, all of kubeadm's paths go, as
+/// kubeadm does it.
+fn made_by_us(machine: &dyn Machine, record: &Record) -> anyhow::Result<bool> {
+    let within = |path: &str| ["/etc/kubernetes", KUBELET_DIR].iter().any(|dir| path.starts_with(dir));
+    let node = record.made().any(|made| match made {
+        Made::File { path } | Made::Dir { path } | Made::Tree { path } => within(path),
+        _ => false,
+    });
+    Ok(node && (machine.meta(API_MANIFEST)?.is_none() || record.made_path(API_MANIFEST)))
 }
 
 /// What runs: leave etcd while it does, stop the kubelet, say so to the cluster.
@@ -127,7 +137,6 @@ fn files(
     config: &ResetConfiguration,
     record: &Record,
     pki: &str,
-    journalled: bool,
     traces: bool,
 ) -> anyhow::Result<Vec<Task>> {
     let mut wanted: Vec<Task> = Vec::new();
@@ -142,11 +151,12 @@ fn files(
         wanted.extend(STATIC_PODS.map(|name| Task::File(format!("{MANIFESTS}/{name}.yaml"))));
         wanted.extend(NODE_FILES.map(|path| Task::File(path.to_owned())));
         wanted.push(Task::Empty(KUBELET_DIR.to_owned()));
-        if etcd_was_here(machine)? || !journalled {
+        if etcd_was_here(machine)? {
             wanted.push(Task::Empty(ETCD_DIR.to_owned()));
         }
     }
-    if !journalled {
+    if traces && !made_by_us(machine, record)? {
+        wanted.push(Task::Empty(ETCD_DIR.to_owned()));
         wanted.extend(KUBECONFIGS.map(|path| Task::File(path.to_owned())));
         wanted.push(Task::Empty(MANIFESTS.to_owned()));
         wanted.push(Task::Empty(pki.to_owned()));

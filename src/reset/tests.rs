@@ -189,6 +189,61 @@ async fn without_a_journal_kubeadms_paths_go() {
     assert_eq!(machine.dump(), before);
 }
 
+/// `kprov bundle install`, then another tool's join: the journal knows the bundle alone.
+#[tokio::test]
+async fn what_another_tool_made_beside_our_bundle_goes_too() {
+    let machine = lived_in();
+    for dir in ["/etc/kubernetes", "/etc/kubernetes/pki", "/etc/kubernetes/manifests", "/var/lib/kubelet"] {
+        machine.make_dir(dir, 0o755).unwrap();
+    }
+    let before = machine.dump();
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path().join("journal.jsonl")).unwrap();
+    journal.begin("bundle-install", "");
+    let unit = "/etc/systemd/system/kubelet.service";
+    let made = vec![file(unit), file("/usr/bin/kubelet")];
+    journal.write(What::Start { key: Key::new("bundle/files"), made }).unwrap();
+    for path in [unit, "/usr/bin/kubelet"] {
+        machine.put(path, "[Service]\nExecStart=/usr/bin/kubelet\n");
+    }
+    for path in [
+        "/etc/kubernetes/pki/ca.crt",
+        "/etc/kubernetes/kubelet.conf",
+        "/etc/kubernetes/admin.conf",
+        "/var/lib/kubelet/config.yaml",
+        "/var/log/pods/a/0.log",
+    ] {
+        machine.put(path, "x");
+    }
+    let report = reset(&machine).run(&journal).await.unwrap();
+    assert!(report.ok(), "{report:?}");
+    assert_eq!(machine.dump(), before);
+}
+
+/// Ours, reset by kubeadm (which leaves our journal), then a control plane by kubeadm.
+#[tokio::test]
+async fn a_control_plane_that_the_journal_does_not_name_goes_whole() {
+    let machine = lived_in();
+    let before = machine.dump();
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path().join("kprov/journal.jsonl")).unwrap();
+    joined(&machine, &journal).await;
+    for path in [
+        "/etc/kubernetes/manifests/kube-apiserver.yaml",
+        "/etc/kubernetes/pki/ca.key",
+        "/etc/kubernetes/pki/etcd/ca.key",
+        "/etc/kubernetes/admin.conf",
+    ] {
+        machine.put(path, "x");
+    }
+    let report = reset(&machine).run(&journal).await.unwrap();
+    assert!(report.ok(), "{report:?}");
+    // An empty directory that kubeadm made stays, as it does after its own reset.
+    machine.remove_dir("/etc/kubernetes/manifests").unwrap();
+    machine.remove_dir("/etc/kubernetes").unwrap();
+    assert_eq!(machine.dump(), before);
+}
+
 #[tokio::test]
 async fn a_machine_without_a_cluster_is_left_alone() {
     let machine = lived_in();

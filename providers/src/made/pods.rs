@@ -47,7 +47,10 @@ pub(super) async fn remove_all(machine: &dyn Machine) -> anyhow::Result<()> {
 
 async fn crictl(machine: &dyn Machine, args: &[&str]) -> anyhow::Result<()> {
     let endpoint = format!("unix://{SOCKET}");
-    let mut command = Command::new("/usr/local/bin/crictl", ["--runtime-endpoint", &endpoint, "--timeout", "20s"]);
+    // Ours, else the one that came with another runtime's packages.
+    let own = "/usr/local/bin/crictl";
+    let program = if machine.meta(own)?.is_some() { own } else { "crictl" };
+    let mut command = Command::new(program, ["--runtime-endpoint", &endpoint, "--timeout", "20s"]);
     command.args.extend(args.iter().map(|arg| (*arg).to_owned()));
     command.timeout = Some(Duration::from_secs(90));
     let exit = machine.run(command).await?;
@@ -179,7 +182,7 @@ mod tests {
         remove_all(&machine).await.unwrap();
         machine.remove("/run/containerd/containerd.sock").unwrap();
         let asked: Vec<String> = machine.commands().iter().map(|command| command.program.clone()).collect();
-        assert!(asked.contains(&"/usr/local/bin/crictl".to_owned()), "{asked:?}");
+        assert!(asked.contains(&"crictl".to_owned()), "{asked:?}");
         assert!(machine.meta("/proc/71").unwrap().is_none() && machine.meta("/proc/72").unwrap().is_none());
         assert!(machine.meta("/proc/73/cmdline").unwrap().is_some(), "somebody else's containers stay");
         machine.remove_tree("/proc/73").unwrap();
