@@ -10,7 +10,6 @@ pub mod kubeconfig;
 pub mod leave;
 pub mod life;
 pub mod places;
-pub mod ready;
 pub mod steps;
 pub mod template;
 pub mod there;

@@ -116,7 +116,7 @@ pub(super) fn kind_of(error: &anyhow::Error) -> Kind {
         cause.downcast_ref::<kube::Error>().is_some()
             || cause.downcast_ref::<kprov_providers::kube::Unanswered>().is_some()
             || cause.downcast_ref::<kprov_providers::ssh::Error>().is_some_and(kprov_providers::ssh::Error::passes)
-            || cause.downcast_ref::<crate::up::ready::NotReady>().is_some()
+            || cause.downcast_ref::<crate::ready::NotReady>().is_some()
             || cause.downcast_ref::<tokio::time::error::Elapsed>().is_some()
             || cause.downcast_ref::<std::io::Error>().is_some_and(|error| {
                 use std::io::ErrorKind as K;

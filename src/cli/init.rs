@@ -1,7 +1,7 @@
 //! `kprov init`: a first control plane on this machine.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use kprov_providers::kube::Api;
 
@@ -13,13 +13,11 @@ use crate::cluster::flags::{CniChoice, InitFlags, WaitFor};
 use crate::cluster::{self, Cluster, Problems};
 use crate::phases;
 use crate::preflight::{self, Look};
-use crate::{ready, token};
+use crate::ready::{self, Scope};
+use crate::token;
 
 /// Where the administrator's kubeconfig is.
 pub(super) const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
-
-/// How long `--wait` waits; a slow card may take minutes to unpack what the pods run.
-pub(super) const READY: Duration = Duration::from_secs(600);
 
 /// Make this machine the first control plane of a cluster
 #[derive(Debug, clap::Args)]
@@ -87,22 +85,17 @@ async fn init(args: Args, act: Act) -> Result<End> {
     let name = cluster.init.node_registration.as_ref().and_then(|node| node.name.clone()).unwrap_or_default();
     match flags.wait.unwrap_or(WaitFor::Api) {
         WaitFor::Api => {}
-        WaitFor::Node => wait(&act, &machine, Some(&name)).await?,
-        WaitFor::Pods => wait(&act, &machine, None).await?,
+        WaitFor::Node => wait(&act, &machine, Scope::Node { name: name.clone(), pods: false }).await?,
+        WaitFor::Pods => wait(&act, &machine, Scope::all([name.clone()].into())).await?,
     }
     let join = if flags.skip_token_print { None } else { join_line(&machine).await? };
     Ok(end(&name, join, finished))
 }
 
-/// Waits for one Node, or for all Nodes and system pods.
-async fn wait(act: &Act, machine: &std::sync::Arc<dyn kprov_providers::Machine>, node: Option<&str>) -> Result {
+async fn wait(act: &Act, machine: &std::sync::Arc<dyn kprov_providers::Machine>, scope: Scope) -> Result {
     let api = Api::new(machine.clone(), [ADMIN_CONF], None);
     let client = api.need().await.map_err(Failure::remote)?;
-    let waited = match node {
-        Some(name) => ready::wait_node(&client, name, READY, &act.events).await,
-        None => ready::wait(&client, 1, READY, &act.events).await,
-    };
-    waited.map(|_| ()).map_err(Failure::remote)
+    ready::wait(&client, &scope, &|said| act.events.note(said)).await.map(drop).map_err(Failure::remote)
 }
 
 /// The line for other machines, with a token that still lives; none where there is no such token any more.

@@ -9,13 +9,14 @@ use kprov_providers::kube::Api;
 use super::Shell;
 use super::act::{self, Act, End};
 use super::error::{Failure, Kind, Result};
-use super::init::{READY, problems, read_config};
+use super::init::{problems, read_config};
 use super::node::{self, Node};
 use crate::cluster::flags::{JoinFlags, WaitFor};
 use crate::cluster::{self, Joining};
 use crate::discovery::{self, KUBELET_CONF, Met, Trouble};
+use crate::phases;
 use crate::preflight::{self, Look};
-use crate::{phases, ready};
+use crate::ready::{self, Scope};
 
 /// Join this machine to a cluster as a worker
 #[derive(Debug, clap::Args)]
@@ -77,7 +78,9 @@ async fn join(args: Args, act: Act) -> Result<End> {
     let name = joining.join.node_registration.as_ref().and_then(|node| node.name.clone()).unwrap_or_default();
     if let Some(pods) = flags.wait.filter(|wait| *wait != WaitFor::Api).map(|wait| wait == WaitFor::Pods) {
         let client = Api::new(machine, [KUBELET_CONF], None).need().await.map_err(Failure::remote)?;
-        ready::wait_own(&client, &name, pods, READY, &act.events).await.map_err(Failure::remote)?;
+        ready::wait(&client, &Scope::Node { name: name.clone(), pods }, &|said| act.events.note(said))
+            .await
+            .map_err(Failure::remote)?;
     }
     Ok(end(&name, &met, finished))
 }

@@ -9,8 +9,8 @@ use super::Shell;
 use super::clusters;
 use super::error::{Failure, Result};
 use super::output;
+use crate::ready::{self, Health, Scope};
 use crate::up::places::{Places, valid_name};
-use crate::up::ready::{self, Health};
 
 /// Show clusters of this host; exits with 0 only if all nodes and system pods are Ready
 #[derive(Debug, clap::Args)]
@@ -83,7 +83,7 @@ async fn look(places: &Places, name: String) -> Option<Status> {
         .collect();
     let asked = async {
         let client = ready::client(&path).await?;
-        ready::look(&client, &expected).await
+        ready::look(&client, &Scope::all(expected)).await
     };
     let health = if !path.is_file() {
         Health { waiting: vec![format!("it never came up; go on with: kprov up --name {name}")], ..Health::default() }

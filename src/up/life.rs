@@ -5,8 +5,8 @@ use kprov_providers::local::Machines;
 use kprov_providers::{Events, Watch};
 
 use super::places::Places;
-use super::ready::Booted;
 use crate::journal::Journal;
+use crate::ready::{self, Booted, Health, Scope};
 
 /// A cluster's machines.
 ///
@@ -103,17 +103,17 @@ pub async fn down(places: &Places, name: &str, events: &Events) -> anyhow::Resul
 /// Waits until all nodes and system pods of a started cluster are Ready.
 ///
 /// # Errors
-/// As [`super::ready::wait`].
+/// As [`ready::wait`].
 pub async fn wait_ready(
     places: &Places,
     machines: &Machines,
     booted: &Booted,
     watch: &Watch,
-) -> anyhow::Result<super::ready::Health> {
+) -> anyhow::Result<Health> {
     let name = &machines.record().name;
-    let client = super::ready::client(&places.kubeconfig(name)).await?;
+    let client = ready::client(&places.kubeconfig(name)).await?;
     let nodes = super::steps::node_names(machines);
-    super::ready::wait_since(&client, &nodes, true, booted, watch).await
+    ready::wait_since(&client, &Scope::all(nodes), booted, &|said| watch.say(said)).await
 }
 
 /// Remembers that a cluster's kubeconfig is merged into a file.

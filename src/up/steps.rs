@@ -13,7 +13,8 @@ use kprov_providers::{Key, Made, Outputs, Status, Step, Watch};
 use kube::api::Api;
 
 use super::there::{self, KPROV, Task};
-use super::{CONTROL_PLANE, Ground, Until, documents, kubeconfig, leave, places, ready, template};
+use super::{CONTROL_PLANE, Ground, Until, documents, kubeconfig, leave, places, template};
+use crate::ready::{self, Scope};
 
 /// What `init` on a machine ends with: the administrator's kubeconfig.
 const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
@@ -91,9 +92,8 @@ impl Coarse {
             Work::Leave(machine) => ground.machines.lock().await.get(machine).is_err(),
             Work::Ready => {
                 let Ok(client) = self.client().await else { return Ok(false) };
-                let health = ready::look(&client, &ground.nodes()).await.unwrap_or_else(|error| ready::Health {
-                    waiting: vec![error.to_string()],
-                    ..ready::Health::default()
+                let health = ready::look(&client, &Scope::all(ground.nodes())).await.unwrap_or_else(|error| {
+                    ready::Health { waiting: vec![error.to_string()], ..ready::Health::default() }
                 });
                 health.waiting.is_empty()
             }
@@ -165,7 +165,8 @@ impl Coarse {
             Work::Leave(machine) => self.leave(machine, watch).await,
             Work::Ready => {
                 let client = self.client().await?;
-                ready::wait(&client, &ground.nodes(), ground.until == Until::Pods, watch).await.map(drop)
+                let scope = Scope::Cluster { nodes: ground.nodes(), pods: ground.until == Until::Pods };
+                ready::wait(&client, &scope, &|said| watch.say(said)).await.map(drop)
             }
         }
     }

@@ -1,0 +1,126 @@
+//! Waiting until all is Ready.
+
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::Client;
+use kube::api::{Api, ListParams, LogParams, WatchParams};
+
+use super::{Booted, Health, Scope, look_since, words};
+
+/// How long nodes and pods may take; on a slow card they do take minutes.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// How many of the last log lines are shown of a pod that does not come up.
+const LOG_LINES: i64 = 20;
+
+/// It did not become Ready in time.
+#[derive(Debug, thiserror::Error)]
+#[error("not Ready after {seconds} s: {waiting}")]
+pub struct NotReady {
+    /// How long was waited.
+    pub seconds: u64,
+    /// What is not.
+    pub waiting: String,
+}
+
+/// Waits until all is Ready. Says what is waited for when that changes.
+///
+/// # Errors
+/// [`NotReady`] after ten minutes: what is not, why, and the last log lines of a pod that is not.
+pub async fn wait(client: &Client, scope: &Scope, say: &(dyn Fn(String) + Send + Sync)) -> anyhow::Result<Health> {
+    wait_since(client, scope, &Booted::default(), say).await
+}
+
+/// As [`wait`], after some machines were booted.
+///
+/// # Errors
+/// As [`wait`].
+pub async fn wait_since(
+    client: &Client,
+    scope: &Scope,
+    booted: &Booted,
+    say: &(dyn Fn(String) + Send + Sync),
+) -> anyhow::Result<Health> {
+    let begin = Instant::now();
+    let mut told = String::new();
+    loop {
+        let looked = look_since(client, scope, booted).await;
+        let waiting = match &looked {
+            Ok(health) if health.waiting.is_empty() => return looked,
+            Ok(health) => health.waiting.join("; "),
+            Err(error) => words(error),
+        };
+        if begin.elapsed() > LIMIT {
+            let log = match &looked {
+                Ok(Health { pod: Some((namespace, name)), .. }) => log(client, namespace, name).await,
+                _ => String::new(),
+            };
+            return Err(anyhow::Error::new(NotReady { seconds: LIMIT.as_secs(), waiting: waiting + &log }));
+        }
+        let short = looked.as_ref().map_or_else(|_| waiting.clone(), |health| short(&health.waiting));
+        if told != short {
+            say(format!("waiting: {short}"));
+            told = short;
+        }
+        change(client, scope).await;
+    }
+}
+
+/// The first few; a person looks on.
+fn short(waiting: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let first: Vec<&str> = waiting.iter().take(SHOWN).map(String::as_str).collect();
+    let more = waiting.len().saturating_sub(SHOWN);
+    if more == 0 { first.join("; ") } else { format!("{}; and {more} more", first.join("; ")) }
+}
+
+/// Ends when a node or a pod changes, or after two seconds: what a broken watch misses is seen then.
+async fn change(client: &Client, scope: &Scope) {
+    let (of_nodes, of_pods) = (scope.nodes(), scope.pods());
+    let params = |of: &ListParams| {
+        WatchParams { field_selector: of.field_selector.clone(), ..WatchParams::default() }.timeout(5)
+    };
+    let nodes = Api::<Node>::all(client.clone());
+    let pods = Api::<Pod>::all(client.clone());
+    let wait = async {
+        // From now on: what was before has just been looked at.
+        let (Ok(nodes_at), Ok(pods_at)) = (nodes.list_metadata(&of_nodes).await, pods.list_metadata(&of_pods).await)
+        else {
+            return std::future::pending::<()>().await;
+        };
+        let version = |meta: Option<String>| meta.unwrap_or_else(|| "0".to_owned());
+        let (Ok(nodes), Ok(pods)) = (
+            nodes.watch(&params(&of_nodes), &version(nodes_at.metadata.resource_version)).await,
+            pods.watch(&params(&of_pods), &version(pods_at.metadata.resource_version)).await,
+        ) else {
+            return std::future::pending::<()>().await;
+        };
+        let (mut nodes, mut pods) = (nodes.boxed(), pods.boxed());
+        tokio::select! { _ = nodes.next() => {}, _ = pods.next() => {} }
+        // Changes come in bursts; one look for all of them.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(2), wait).await;
+}
+
+async fn log(client: &Client, namespace: &str, name: &str) -> String {
+    let params = LogParams { tail_lines: Some(LOG_LINES), ..LogParams::default() };
+    match Api::<Pod>::namespaced(client.clone(), namespace).logs(name, &params).await {
+        Ok(text) if !text.trim().is_empty() => format!("\nlast lines of {name}:\n{}", text.trim_end()),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_few_are_told_at_once() {
+        let lines: Vec<String> = (1..=5).map(|n| format!("pod {n}")).collect();
+        assert_eq!(short(&lines), "pod 1; pod 2; pod 3; and 2 more");
+        assert_eq!(short(lines.get(..1).unwrap()), "pod 1");
+    }
+}
