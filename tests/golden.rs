@@ -54,7 +54,7 @@ fn plan(root: &Path, case: &Path) -> Plan {
     let mut flags = Line::parse_from(["init"].into_iter().chain(args.split_whitespace())).flags;
     let text = read(&case.join("cluster.yaml"));
     if text.is_some() {
-        flags.config = Some("cluster.yaml".into());
+        flags.common.config = Some("cluster.yaml".into());
     }
     let cni = match &flags.cni {
         Some(CniChoice::File(path)) => read(&case.join(path)),

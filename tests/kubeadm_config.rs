@@ -38,7 +38,7 @@ fn documents(root: &Path, case: &Path) -> String {
     let mut flags = Line::parse_from(["init"].into_iter().chain(args.split_whitespace())).flags;
     let text = std::fs::read_to_string(case.join("cluster.yaml")).ok();
     if text.is_some() {
-        flags.config = Some("cluster.yaml".into());
+        flags.common.config = Some("cluster.yaml".into());
     }
     let cni = match &flags.cni {
         Some(CniChoice::File(path)) => Some(std::fs::read_to_string(case.join(path)).unwrap()),

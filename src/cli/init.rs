@@ -42,16 +42,16 @@ pub(super) fn run(args: Args, shell: &Shell) -> Result<u8> {
 
 async fn init(args: Args, act: Act) -> Result<End> {
     let flags = args.flags;
-    let config = flags.config.as_deref().map(read_config).transpose()?;
+    let config = flags.common.config.as_deref().map(read_config).transpose()?;
     let config = config.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
     let cni = match &flags.cni {
         Some(CniChoice::File(path)) => Some(read(path)?),
         _ => None,
     };
-    let socket = cluster::wanted_socket(flags.cri_socket.as_deref(), config);
-    let look = Node::look(socket.as_deref(), !flags.dry_run).await?;
+    let socket = cluster::wanted_socket(flags.common.cri_socket.as_deref(), config);
+    let look = Node::look(socket.as_deref(), !flags.common.dry_run).await?;
     let wanted = cluster::wanted_version(flags.kubernetes_version.as_deref(), config);
-    let bundle = node::bundle(flags.bundle.clone(), wanted)?;
+    let bundle = node::bundle(flags.node.bundle.clone(), wanted)?;
     let cluster =
         cluster::load_init(&flags, config, cni.as_deref(), &look.facts, &bundle.manifest).map_err(problems)?;
     cluster.warnings.0.iter().for_each(|problem| act.events.warn(problem.to_string()));
@@ -83,7 +83,7 @@ async fn init(args: Args, act: Act) -> Result<End> {
         node::run(&act, "init", &plan, &journal, "kprov init with the same flags").await?;
     }
     let name = cluster.init.node_registration.as_ref().and_then(|node| node.name.clone()).unwrap_or_default();
-    match flags.wait.unwrap_or(WaitFor::Api) {
+    match flags.node.wait.unwrap_or(WaitFor::Api) {
         WaitFor::Api => {}
         WaitFor::Node => wait(&act, &machine, Scope::Node { name: name.clone(), pods: false }).await?,
         WaitFor::Pods => wait(&act, &machine, Scope::all([name.clone()].into())).await?,

@@ -44,13 +44,13 @@ pub(super) fn run(args: Args, shell: &Shell) -> Result<u8> {
 
 async fn join(args: Args, act: Act) -> Result<End> {
     let flags = args.flags;
-    let config = flags.config.as_deref().map(read_config).transpose()?;
+    let config = flags.common.config.as_deref().map(read_config).transpose()?;
     let config = config.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
-    let socket = cluster::wanted_socket(flags.cri_socket.as_deref(), config);
-    let look = Node::look(socket.as_deref(), !flags.dry_run).await?;
+    let socket = cluster::wanted_socket(flags.common.cri_socket.as_deref(), config);
+    let look = Node::look(socket.as_deref(), !flags.common.dry_run).await?;
     let joining = cluster::load_join(&flags, config, &look.facts).map_err(problems)?;
     joining.warnings.0.iter().for_each(|problem| act.events.warn(problem.to_string()));
-    let bundle = node::bundle(flags.bundle.clone(), None)?;
+    let bundle = node::bundle(flags.node.bundle.clone(), None)?;
 
     let ours = |path: &str| look.record.made_path(path);
     let (machine, facts) = (look.machine.clone(), &look.facts);
@@ -76,7 +76,7 @@ async fn join(args: Args, act: Act) -> Result<End> {
         node::run(&act, "join", &plan, &journal, "kprov join with the same flags").await?;
     }
     let name = joining.join.node_registration.as_ref().and_then(|node| node.name.clone()).unwrap_or_default();
-    if let Some(pods) = flags.wait.filter(|wait| *wait != WaitFor::Api).map(|wait| wait == WaitFor::Pods) {
+    if let Some(pods) = flags.node.wait.filter(|wait| *wait != WaitFor::Api).map(|wait| wait == WaitFor::Pods) {
         let client = Api::new(machine, [KUBELET_CONF], None).need().await.map_err(Failure::remote)?;
         ready::wait(&client, &Scope::Node { name: name.clone(), pods }, &|said| act.events.note(said))
             .await

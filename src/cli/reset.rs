@@ -38,7 +38,7 @@ pub(super) fn run(args: Args, shell: &Shell) -> Result<u8> {
 }
 
 async fn reset(flags: ResetFlags, act: Act) -> Result<End> {
-    let config = flags.config.as_ref().map(read).transpose()?;
+    let config = flags.common.config.as_ref().map(read).transpose()?;
     let config = config.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
     let wanted = cluster::load_reset(&flags, config).map_err(super::init::problems)?;
     for problem in &wanted.warnings.0 {

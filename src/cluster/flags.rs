@@ -40,12 +40,64 @@ impl std::str::FromStr for CniChoice {
     }
 }
 
-/// Flags of `kprov init`.
+/// Flags of all three.
 #[derive(Debug, Clone, Default, Args)]
-pub struct InitFlags {
+pub struct CommonFlags {
     /// Words that are no flags: kubeadm's `phase` subcommands stand there
     #[arg(hide = true)]
     pub words: Vec<String>,
+
+    /// Path to a kubeadm configuration file (v1beta4 documents); - is stdin
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Path to the CRI socket to connect; if empty, the one that this node was set up with, else a runtime that runs, else the bundle's containerd
+    #[arg(long, value_name = "SOCKET")]
+    pub cri_socket: Option<String>,
+
+    /// Don't apply any changes; just output what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// A list of checks whose errors will be shown as warnings, as 'IsPrivilegedUser,Swap'; 'all' ignores errors from all checks
+    #[arg(long, value_name = "CHECK", value_delimiter = ',')]
+    pub ignore_preflight_errors: Vec<String>,
+
+    /// List of phases to be skipped (not supported yet)
+    #[arg(long, value_name = "PHASE", value_delimiter = ',')]
+    pub skip_phases: Vec<String>,
+}
+
+/// Flags of what makes this machine a node: `init` and `join`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct NodeFlags {
+    /// Specify the node name [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+
+    /// Path to a directory that contains patches of manifests (not supported yet)
+    #[arg(long, value_name = "DIR")]
+    pub patches: Option<String>,
+
+    /// The bundle to install from [default: beside the binary, then in the cache]
+    #[arg(long, value_name = "FILE", help_heading = "kprov's own")]
+    pub bundle: Option<PathBuf>,
+
+    /// When to return [default: api; for join, the Node is registered and its kubelet has its certificate]
+    #[arg(long, value_enum, value_name = "WHAT", help_heading = "kprov's own")]
+    pub wait: Option<WaitFor>,
+}
+
+/// Flags of `kprov init`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct InitFlags {
+    /// What `init`, `join` and `reset` share.
+    #[command(flatten)]
+    pub common: CommonFlags,
+
+    /// What `init` and `join` share.
+    #[command(flatten)]
+    pub node: NodeFlags,
 
     /// The IP address the API Server will advertise it's listening on; if not set the default network interface will be used
     #[arg(long, value_name = "IP")]
@@ -67,29 +119,13 @@ pub struct InitFlags {
     #[arg(long, value_name = "HEX")]
     pub certificate_key: Option<String>,
 
-    /// Path to a kubeadm configuration file (v1beta4 documents); - is stdin
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-
     /// Specify a stable IP address or DNS name for the control plane
     #[arg(long, value_name = "HOST[:PORT]")]
     pub control_plane_endpoint: Option<String>,
 
-    /// Path to the CRI socket to connect; if empty, a runtime that runs is used, else the bundle's containerd
-    #[arg(long, value_name = "SOCKET")]
-    pub cri_socket: Option<String>,
-
-    /// Don't apply any changes; just output what would be done
-    #[arg(long)]
-    pub dry_run: bool,
-
     /// A set of key=value pairs that describe feature gates for various features
     #[arg(long, value_name = "GATE=BOOL", value_delimiter = ',')]
     pub feature_gates: Vec<String>,
-
-    /// A list of checks whose errors will be shown as warnings, as 'IsPrivilegedUser,Swap'; 'all' ignores errors from all checks
-    #[arg(long, value_name = "CHECK", value_delimiter = ',')]
-    pub ignore_preflight_errors: Vec<String>,
 
     /// Choose a container registry to pull control plane images from [default: registry.k8s.io]
     #[arg(long, value_name = "REGISTRY")]
@@ -98,14 +134,6 @@ pub struct InitFlags {
     /// Choose a specific Kubernetes version for the control plane [default: the bundle's]
     #[arg(long, value_name = "VERSION")]
     pub kubernetes_version: Option<String>,
-
-    /// Specify the node name [default: the host name]
-    #[arg(long, value_name = "NAME")]
-    pub node_name: Option<String>,
-
-    /// Path to a directory that contains patches of manifests (not supported yet)
-    #[arg(long, value_name = "DIR")]
-    pub patches: Option<String>,
 
     /// Specify range of IP addresses for the pod network [default with flannel: 10.244.0.0/16]
     #[arg(long, value_name = "CIDR")]
@@ -122,10 +150,6 @@ pub struct InitFlags {
     /// Don't print the key used to encrypt the control-plane certificates (not supported yet)
     #[arg(long)]
     pub skip_certificate_key_print: bool,
-
-    /// List of phases to be skipped (not supported yet)
-    #[arg(long, value_name = "PHASE", value_delimiter = ',')]
-    pub skip_phases: Vec<String>,
 
     /// Skip printing of the default bootstrap token
     #[arg(long)]
@@ -150,14 +174,6 @@ pub struct InitFlags {
     /// Leave this node without the control-plane taint, so that it runs pods itself
     #[arg(long, help_heading = "kprov's own")]
     pub single_node: bool,
-
-    /// The bundle to install from [default: beside the binary, then in the cache]
-    #[arg(long, value_name = "FILE", help_heading = "kprov's own")]
-    pub bundle: Option<PathBuf>,
-
-    /// When to return [default: api]
-    #[arg(long, value_enum, value_name = "WHAT", help_heading = "kprov's own")]
-    pub wait: Option<WaitFor>,
 }
 
 /// Flags of `kprov join`.
@@ -167,9 +183,13 @@ pub struct JoinFlags {
     #[arg(value_name = "HOST:PORT")]
     pub endpoint: Option<String>,
 
-    /// Words that are no flags: kubeadm's `phase` subcommands stand there
-    #[arg(hide = true)]
-    pub words: Vec<String>,
+    /// What `init`, `join` and `reset` share.
+    #[command(flatten)]
+    pub common: CommonFlags,
+
+    /// What `init` and `join` share.
+    #[command(flatten)]
+    pub node: NodeFlags,
 
     /// The IP address the API Server will advertise it's listening on, with --control-plane (not supported yet)
     #[arg(long, value_name = "IP")]
@@ -183,17 +203,9 @@ pub struct JoinFlags {
     #[arg(long, value_name = "HEX")]
     pub certificate_key: Option<String>,
 
-    /// Path to a kubeadm configuration file (v1beta4 documents); - is stdin
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-
     /// Create a new control plane instance on this node (not supported yet)
     #[arg(long)]
     pub control_plane: bool,
-
-    /// Path to the CRI socket to connect; if empty, a runtime that runs is used, else the bundle's containerd
-    #[arg(long, value_name = "SOCKET")]
-    pub cri_socket: Option<String>,
 
     /// For file-based discovery, a file or URL from which to load cluster information (not supported yet)
     #[arg(long, value_name = "FILE")]
@@ -211,26 +223,6 @@ pub struct JoinFlags {
     #[arg(long)]
     pub discovery_token_unsafe_skip_ca_verification: bool,
 
-    /// Don't apply any changes; just output what would be done
-    #[arg(long)]
-    pub dry_run: bool,
-
-    /// A list of checks whose errors will be shown as warnings, as 'IsPrivilegedUser,Swap'; 'all' ignores errors from all checks
-    #[arg(long, value_name = "CHECK", value_delimiter = ',')]
-    pub ignore_preflight_errors: Vec<String>,
-
-    /// Specify the node name [default: the host name]
-    #[arg(long, value_name = "NAME")]
-    pub node_name: Option<String>,
-
-    /// Path to a directory that contains patches of manifests (not supported yet)
-    #[arg(long, value_name = "DIR")]
-    pub patches: Option<String>,
-
-    /// List of phases to be skipped (not supported yet)
-    #[arg(long, value_name = "PHASE", value_delimiter = ',')]
-    pub skip_phases: Vec<String>,
-
     /// Specify the token used to temporarily authenticate with the Kubernetes Control Plane while joining the node
     #[arg(long, value_name = "TOKEN")]
     pub tls_bootstrap_token: Option<String>,
@@ -238,22 +230,14 @@ pub struct JoinFlags {
     /// Use this token for both discovery-token and tls-bootstrap-token when those values are not provided
     #[arg(long, value_name = "TOKEN")]
     pub token: Option<String>,
-
-    /// The bundle to install from [default: beside the binary, then in the cache]
-    #[arg(long, value_name = "FILE", help_heading = "kprov's own")]
-    pub bundle: Option<PathBuf>,
-
-    /// When to return [default: api, the Node is registered and its kubelet has its certificate]
-    #[arg(long, value_enum, value_name = "WHAT", help_heading = "kprov's own")]
-    pub wait: Option<WaitFor>,
 }
 
 /// Flags of `kprov reset`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ResetFlags {
-    /// Words that are no flags: kubeadm's `phase` subcommands stand there
-    #[arg(hide = true)]
-    pub words: Vec<String>,
+    /// What `init`, `join` and `reset` share.
+    #[command(flatten)]
+    pub common: CommonFlags,
 
     /// The path to the directory where the certificates are stored; if specified, clean this directory [default: /etc/kubernetes/pki]
     #[arg(long, value_name = "DIR")]
@@ -263,31 +247,11 @@ pub struct ResetFlags {
     #[arg(long)]
     pub cleanup_tmp_dir: bool,
 
-    /// Path to a kubeadm configuration file (v1beta4 documents); - is stdin
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-
-    /// Path to the CRI socket to connect; if empty, the one that this node was set up with
-    #[arg(long, value_name = "SOCKET")]
-    pub cri_socket: Option<String>,
-
-    /// Don't apply any changes; just output what would be done
-    #[arg(long)]
-    pub dry_run: bool,
-
     /// Reset the node without prompting for confirmation
     #[arg(short, long)]
     pub force: bool,
 
-    /// A list of checks whose errors will be shown as warnings, as 'IsPrivilegedUser,Swap'; 'all' ignores errors from all checks
-    #[arg(long, value_name = "CHECK", value_delimiter = ',')]
-    pub ignore_preflight_errors: Vec<String>,
-
     /// The kubeconfig file to use when talking to the cluster [default: /etc/kubernetes/admin.conf]
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-
-    /// List of phases to be skipped (not supported yet)
-    #[arg(long, value_name = "PHASE", value_delimiter = ',')]
-    pub skip_phases: Vec<String>,
 }

@@ -53,7 +53,7 @@ pub fn load_init(
     facts: &Facts,
     bundle: &Manifest,
 ) -> Result<Cluster, Problems> {
-    let mut input = read(config, Some(&bundle.kubernetes), &flags.ignore_preflight_errors);
+    let mut input = read(config, Some(&bundle.kubernetes), &flags.common.ignore_preflight_errors);
     if config.is_some() {
         want(&mut input, &[Doc::Init, Doc::Cluster]);
     }
@@ -97,7 +97,7 @@ pub fn load_init(
 /// # Errors
 /// All problems at once.
 pub fn load_join(flags: &JoinFlags, config: Option<(&str, &str)>, facts: &Facts) -> Result<Joining, Problems> {
-    let mut input = read(config, None, &flags.ignore_preflight_errors);
+    let mut input = read(config, None, &flags.common.ignore_preflight_errors);
     if config.is_some() {
         want(&mut input, &[Doc::Join]);
     }
@@ -113,7 +113,7 @@ pub fn load_join(flags: &JoinFlags, config: Option<(&str, &str)>, facts: &Facts)
 /// # Errors
 /// All problems at once.
 pub fn load_reset(flags: &ResetFlags, config: Option<(&str, &str)>) -> Result<Resetting, Problems> {
-    let mut input = read(config, None, &flags.ignore_preflight_errors);
+    let mut input = read(config, None, &flags.common.ignore_preflight_errors);
     if config.is_some() {
         want(&mut input, &[Doc::Reset]);
     }

@@ -17,19 +17,19 @@ pub(crate) fn init(
     config: &mut ClusterConfiguration,
     input: &mut Input,
 ) {
-    words(input, flags.words.iter());
+    words(input, flags.common.words.iter());
     refuse(
         input,
         &[
             ("--certificate-key", flags.certificate_key.is_some()),
-            ("--patches", flags.patches.is_some()),
+            ("--patches", flags.node.patches.is_some()),
             ("--skip-certificate-key-print", flags.skip_certificate_key_print),
-            ("--skip-phases", !flags.skip_phases.is_empty()),
+            ("--skip-phases", !flags.common.skip_phases.is_empty()),
             ("--upload-certs", flags.upload_certs),
         ],
     );
     exclude_config(
-        flags.config.is_some(),
+        flags.common.config.is_some(),
         input,
         &[
             ("--apiserver-advertise-address", flags.apiserver_advertise_address.is_some()),
@@ -37,7 +37,7 @@ pub(crate) fn init(
             ("--apiserver-cert-extra-sans", !flags.apiserver_cert_extra_sans.is_empty()),
             ("--cert-dir", flags.cert_dir.is_some()),
             ("--control-plane-endpoint", flags.control_plane_endpoint.is_some()),
-            ("--cri-socket", flags.cri_socket.is_some()),
+            ("--cri-socket", flags.common.cri_socket.is_some()),
             ("--feature-gates", !flags.feature_gates.is_empty()),
             ("--image-repository", flags.image_repository.is_some()),
             ("--kubernetes-version", flags.kubernetes_version.is_some()),
@@ -67,16 +67,16 @@ pub(crate) fn init(
         "--apiserver-bind-port",
     );
     let node = init.node_registration.get_or_insert_default();
-    set(input, &mut node.name, &flags.node_name, Doc::Init, "nodeRegistration.name", "--node-name");
-    set(input, &mut node.cri_socket, &flags.cri_socket, Doc::Init, "nodeRegistration.criSocket", "--cri-socket");
+    set(input, &mut node.name, &flags.node.node_name, Doc::Init, "nodeRegistration.name", "--node-name");
+    set(input, &mut node.cri_socket, &flags.common.cri_socket, Doc::Init, "nodeRegistration.criSocket", "--cri-socket");
     ignore(
         input,
         &mut node.ignore_preflight_errors,
-        &flags.ignore_preflight_errors,
+        &flags.common.ignore_preflight_errors,
         Doc::Init,
         "nodeRegistration.ignorePreflightErrors",
     );
-    if flags.dry_run {
+    if flags.common.dry_run {
         init.dry_run = Some(true);
     }
     if flags.token.is_some() || flags.token_ttl.is_some() {
@@ -158,7 +158,7 @@ pub(crate) fn init(
 pub(crate) fn join(flags: &JoinFlags, join: &mut JoinConfiguration, input: &mut Input) {
     // The endpoint stands where kubeadm's `phase` does.
     let phase = flags.endpoint.iter().filter(|endpoint| *endpoint == "phase");
-    words(input, phase.chain(&flags.words));
+    words(input, phase.chain(&flags.common.words));
     refuse(
         input,
         &[
@@ -167,16 +167,16 @@ pub(crate) fn join(flags: &JoinFlags, join: &mut JoinConfiguration, input: &mut 
             ("--certificate-key", flags.certificate_key.is_some()),
             ("--control-plane", flags.control_plane),
             ("--discovery-file", flags.discovery_file.is_some()),
-            ("--patches", flags.patches.is_some()),
-            ("--skip-phases", !flags.skip_phases.is_empty()),
+            ("--patches", flags.node.patches.is_some()),
+            ("--skip-phases", !flags.common.skip_phases.is_empty()),
         ],
     );
     exclude_config(
-        flags.config.is_some(),
+        flags.common.config.is_some(),
         input,
         &[
             ("HOST:PORT", flags.endpoint.is_some()),
-            ("--cri-socket", flags.cri_socket.is_some()),
+            ("--cri-socket", flags.common.cri_socket.is_some()),
             ("--discovery-token", flags.discovery_token.is_some()),
             ("--discovery-token-ca-cert-hash", !flags.discovery_token_ca_cert_hash.is_empty()),
             ("--discovery-token-unsafe-skip-ca-verification", flags.discovery_token_unsafe_skip_ca_verification),
@@ -186,19 +186,19 @@ pub(crate) fn join(flags: &JoinFlags, join: &mut JoinConfiguration, input: &mut 
     );
 
     let node = join.node_registration.get_or_insert_default();
-    set(input, &mut node.name, &flags.node_name, Doc::Join, "nodeRegistration.name", "--node-name");
-    set(input, &mut node.cri_socket, &flags.cri_socket, Doc::Join, "nodeRegistration.criSocket", "--cri-socket");
+    set(input, &mut node.name, &flags.node.node_name, Doc::Join, "nodeRegistration.name", "--node-name");
+    set(input, &mut node.cri_socket, &flags.common.cri_socket, Doc::Join, "nodeRegistration.criSocket", "--cri-socket");
     ignore(
         input,
         &mut node.ignore_preflight_errors,
-        &flags.ignore_preflight_errors,
+        &flags.common.ignore_preflight_errors,
         Doc::Join,
         "nodeRegistration.ignorePreflightErrors",
     );
-    if flags.dry_run {
+    if flags.common.dry_run {
         join.dry_run = Some(true);
     }
-    if flags.config.is_some() || flags.discovery_file.is_some() {
+    if flags.common.config.is_some() || flags.discovery_file.is_some() {
         return;
     }
     let discovery = join.discovery.get_or_insert_default();
@@ -229,30 +229,30 @@ pub(crate) fn join(flags: &JoinFlags, join: &mut JoinConfiguration, input: &mut 
 
 /// Writes the flags of `reset` into its document.
 pub(crate) fn reset(flags: &ResetFlags, reset: &mut ResetConfiguration, input: &mut Input) {
-    words(input, flags.words.iter());
-    refuse(input, &[("--skip-phases", !flags.skip_phases.is_empty())]);
+    words(input, flags.common.words.iter());
+    refuse(input, &[("--skip-phases", !flags.common.skip_phases.is_empty())]);
     exclude_config(
-        flags.config.is_some(),
+        flags.common.config.is_some(),
         input,
         &[
             ("--cert-dir", flags.cert_dir.is_some()),
             ("--cleanup-tmp-dir", flags.cleanup_tmp_dir),
-            ("--cri-socket", flags.cri_socket.is_some()),
+            ("--cri-socket", flags.common.cri_socket.is_some()),
             ("--force", flags.force),
         ],
     );
     set(input, &mut reset.certificates_dir, &flags.cert_dir, Doc::Reset, "certificatesDir", "--cert-dir");
-    set(input, &mut reset.cri_socket, &flags.cri_socket, Doc::Reset, "criSocket", "--cri-socket");
+    set(input, &mut reset.cri_socket, &flags.common.cri_socket, Doc::Reset, "criSocket", "--cri-socket");
     ignore(
         input,
         &mut reset.ignore_preflight_errors,
-        &flags.ignore_preflight_errors,
+        &flags.common.ignore_preflight_errors,
         Doc::Reset,
         "ignorePreflightErrors",
     );
     for (field, given) in [
         (&mut reset.cleanup_tmp_dir, flags.cleanup_tmp_dir),
-        (&mut reset.dry_run, flags.dry_run),
+        (&mut reset.dry_run, flags.common.dry_run),
         (&mut reset.force, flags.force),
     ] {
         if given {

@@ -96,17 +96,18 @@ impl Checker<'_> {
         Some(Node { span: node.span, data: Data::List(values) })
     }
 
-    fn map(&mut self, node: &Node, of: &str, path: &str) -> Option<Node> {
+    /// The entries of a map; something else is a problem.
+    fn entries<'n>(&mut self, node: &'n Node, path: &str) -> Option<&'n [Entry]> {
         let Data::Map(entries) = &node.data else {
-            self.problem(
-                Kind::Invalid,
-                path,
-                node.span,
-                format!("{} must be a map, not {}", name(path), what(node)),
-                None,
-            );
+            let text = format!("{} must be a map, not {}", name(path), what(node));
+            self.problem(Kind::Invalid, path, node.span, text, None);
             return None;
         };
+        Some(entries)
+    }
+
+    fn map(&mut self, node: &Node, of: &str, path: &str) -> Option<Node> {
+        let entries = self.entries(node, path)?;
         let mut values = Vec::new();
         for entry in entries.iter().filter(|e| e.value.data != Data::Null) {
             let key = &entry.key;
@@ -119,16 +120,7 @@ impl Checker<'_> {
     }
 
     fn fields(&mut self, node: &Node, of: &str, path: &str) -> Option<Node> {
-        let Data::Map(entries) = &node.data else {
-            self.problem(
-                Kind::Invalid,
-                path,
-                node.span,
-                format!("{} must be a map, not {}", name(path), what(node)),
-                None,
-            );
-            return None;
-        };
+        let entries = self.entries(node, path)?;
         let fields = self.table.types.get(of)?;
         let mut values = Vec::new();
         for entry in entries {

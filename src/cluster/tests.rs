@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use clap::Parser;
 
-use super::flags::{InitFlags, JoinFlags, ResetFlags};
+use super::flags::{CommonFlags, InitFlags, JoinFlags, ResetFlags};
 use super::*;
 use crate::bundle::Manifest;
 use crate::facts::{Cgroups, Facts, tests::facts};
@@ -32,7 +32,7 @@ fn flags<T: clap::Args>(line: &str) -> T {
 pub(super) fn init_with(line: &str, text: Option<&str>, facts: &Facts) -> Result<Cluster, Problems> {
     let mut flags: InitFlags = flags(line);
     if text.is_some() {
-        flags.config = Some("cluster.yaml".into());
+        flags.common.config = Some("cluster.yaml".into());
     }
     load_init(&flags, text.map(|text| ("cluster.yaml", text)), None, facts, &bundle())
 }
@@ -249,7 +249,7 @@ fn everything_wrong_with_a_join_is_told_at_once() {
     }
     let text = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: JoinConfiguration\ncaCertPath: ca.pem\ncontrolPlane: {}\ndiscovery:\n  tlsBootstrapToken: abcdef.0123456789abcde\n  file:\n    kubeConfigPath: /x\n";
     let mut flags: JoinFlags = flags("192.0.2.1:6443 --token x");
-    flags.config = Some("join.yaml".into());
+    flags.common.config = Some("join.yaml".into());
     told += &format!("\n\n======== {text}\n{}", load_join(&flags, Some(("join.yaml", text)), &facts()).unwrap_err());
     insta::assert_snapshot!("wrong_join", told);
 }
@@ -258,7 +258,7 @@ fn everything_wrong_with_a_join_is_told_at_once() {
 fn everything_wrong_with_a_reset_is_told_at_once() {
     let text = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ResetConfiguration\ncertificatesDir: /\ncriSocket: x\nunmountFlags: [MNT_FORCE, MNT_NONE]\nskipPhases: [preflight]\ntimeouts: {discovery: 5}\n";
     let mut flags: ResetFlags = flags("--force");
-    flags.config = Some("reset.yaml".into());
+    flags.common.config = Some("reset.yaml".into());
     insta::assert_snapshot!("wrong_reset", load_reset(&flags, Some(("reset.yaml", text))).unwrap_err());
 }
 

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use kprov_pki::Key as PrivateKey;
 use kprov_pki::kubeconfig::{Kubeconfig, User};
 use kprov_pki::spec::{self, Authority, Client, Server};
+use kprov_providers::steps::Label;
 use kprov_providers::{Key, Machine, Made, Outputs, Status, Step, Watch};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
@@ -48,8 +49,8 @@ pub fn kubeconfig(cluster: &Cluster, machine: &Arc<dyn Machine>, needs: &[Key]) 
     for client in spec::clients(&settings.names.node) {
         let mut needs = needs.to_vec();
         needs.push(certs::key(Authority::Cluster.path()));
-        let key = key(client.file);
-        plan.add(WriteKubeconfig { key, needs, client, settings: settings.clone(), machine: machine.clone() });
+        let label = Label::new(key(client.file), PHASE).needs(needs);
+        plan.add(WriteKubeconfig { label, client, settings: settings.clone(), machine: machine.clone() });
     }
     Ok(plan)
 }
@@ -57,8 +58,7 @@ pub fn kubeconfig(cluster: &Cluster, machine: &Arc<dyn Machine>, needs: &[Key]) 
 /// Makes a key and a certificate and writes both into a kubeconfig.
 #[derive(Clone)]
 struct WriteKubeconfig {
-    key: Key,
-    needs: Vec<Key>,
+    label: Label,
     client: Client,
     settings: Arc<Settings>,
     machine: Arc<dyn Machine>,
@@ -146,17 +146,7 @@ fn stamp(t: OffsetDateTime) -> String {
 
 #[async_trait]
 impl Step for WriteKubeconfig {
-    fn key(&self) -> &Key {
-        &self.key
-    }
-
-    fn phase(&self) -> &str {
-        PHASE
-    }
-
-    fn needs(&self) -> &[Key] {
-        &self.needs
-    }
+    kprov_providers::labelled!();
 
     fn describe(&self) -> String {
         format!("write {}", self.path())
@@ -169,7 +159,7 @@ impl Step for WriteKubeconfig {
             cluster.cluster.certificate_authority_data = Some("known after pki/ca".into());
         }
         if let Some(user) = config.users.first_mut().filter(|_| !self.is_kubelets()) {
-            user.user.client_certificate_data = Some(format!("known after {}", self.key));
+            user.user.client_certificate_data = Some(format!("known after {}", self.label.key));
             user.user.client_key_data = Some("<secret>".into());
         }
         crate::yaml::to_string(&config).ok()

@@ -7,14 +7,15 @@ use super::*;
 const VALID: [&str; 3] = [include_str!("init-defaults.yaml"), include_str!("full.yaml"), include_str!("wrong.yaml")];
 
 fn all_loaders(text: &str) {
-    let flags = InitFlags { config: Some("f".into()), ..InitFlags::default() };
+    let common = || CommonFlags { config: Some("f".into()), ..CommonFlags::default() };
+    let flags = InitFlags { common: common(), ..InitFlags::default() };
     if let Err(problems) = load_init(&flags, Some(("f", text)), None, &facts(), &bundle()) {
         assert!(!problems.is_empty());
         let _ = problems.to_string();
     }
-    let flags = JoinFlags { config: Some("f".into()), ..JoinFlags::default() };
+    let flags = JoinFlags { common: common(), ..JoinFlags::default() };
     let _ = load_join(&flags, Some(("f", text)), &facts()).map_err(|problems| problems.to_string());
-    let flags = ResetFlags { config: Some("f".into()), ..ResetFlags::default() };
+    let flags = ResetFlags { common: common(), ..ResetFlags::default() };
     let _ = load_reset(&flags, Some(("f", text))).map_err(|problems| problems.to_string());
 }
 

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use kprov_pki::spec::{Authority, Leaf, Usage};
 use kprov_pki::{Key as PrivateKey, issue};
 use kprov_providers::machine::missing_parents;
+use kprov_providers::steps::Label;
 use kprov_providers::{Key, Machine, Made, Outputs, Status, Step, Watch};
 
 use super::judge::{self, Verdict, crt, key};
@@ -22,8 +23,7 @@ enum What {
 /// Makes `PATH.key`, then `PATH.crt`.
 #[derive(Clone)]
 pub(super) struct Pair {
-    key: Key,
-    needs: Vec<Key>,
+    label: Label,
     what: What,
     settings: Arc<Settings>,
     machine: Arc<dyn Machine>,
@@ -37,8 +37,7 @@ impl Pair {
         needs: &[Key],
     ) -> Self {
         Self {
-            key: super::key(what.path()),
-            needs: needs.to_vec(),
+            label: Label::new(super::key(what.path()), PHASE).needs(needs.to_vec()),
             what: What::Authority(what),
             settings: settings.clone(),
             machine: machine.clone(),
@@ -49,8 +48,7 @@ impl Pair {
         let mut needs = needs.to_vec();
         needs.push(super::key(leaf.signer.path()));
         Self {
-            key: super::key(leaf.path),
-            needs,
+            label: Label::new(super::key(leaf.path), PHASE).needs(needs),
             what: What::Leaf(leaf),
             settings: settings.clone(),
             machine: machine.clone(),
@@ -125,17 +123,7 @@ pub(crate) fn made(machine: &dyn Machine, paths: &[String]) -> Result<Vec<Made>>
 
 #[async_trait]
 impl Step for Pair {
-    fn key(&self) -> &Key {
-        &self.key
-    }
-
-    fn phase(&self) -> &str {
-        PHASE
-    }
-
-    fn needs(&self) -> &[Key] {
-        &self.needs
-    }
+    kprov_providers::labelled!();
 
     fn describe(&self) -> String {
         format!("write {} and its key", crt(&self.settings.dir, self.path()))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use async_trait::async_trait;
 use kprov_pki::Key as PrivateKey;
+use kprov_providers::steps::Label;
 use kprov_providers::{Key, Machine, Made, Outputs, Status, Step, Watch};
 
 use super::pair::{made, own_key};
@@ -13,15 +14,15 @@ use super::{PHASE, Settings};
 /// Makes `sa.key`, then `sa.pub`.
 #[derive(Clone)]
 pub(super) struct ServiceAccount {
-    key: Key,
-    needs: Vec<Key>,
+    label: Label,
     settings: Arc<Settings>,
     machine: Arc<dyn Machine>,
 }
 
 impl ServiceAccount {
     pub(super) fn new(settings: &Arc<Settings>, machine: &Arc<dyn Machine>, needs: &[Key]) -> Self {
-        Self { key: super::key("sa"), needs: needs.to_vec(), settings: settings.clone(), machine: machine.clone() }
+        let label = Label::new(super::key("sa"), PHASE).needs(needs.to_vec());
+        Self { label, settings: settings.clone(), machine: machine.clone() }
     }
 
     fn paths(&self) -> [String; 2] {
@@ -37,17 +38,7 @@ impl ServiceAccount {
 
 #[async_trait]
 impl Step for ServiceAccount {
-    fn key(&self) -> &Key {
-        &self.key
-    }
-
-    fn phase(&self) -> &str {
-        PHASE
-    }
-
-    fn needs(&self) -> &[Key] {
-        &self.needs
-    }
+    kprov_providers::labelled!();
 
     fn describe(&self) -> String {
         let [key, public] = self.paths();
