@@ -4,6 +4,7 @@
 //! nothing), [`unpack`], [`locate`], [`steps`] (bringing one onto a machine).
 
 pub mod build;
+pub mod diff;
 pub mod error;
 pub mod images;
 pub mod inspect;
@@ -11,6 +12,8 @@ mod layer;
 pub mod locate;
 pub mod manifest;
 pub mod pack;
+pub mod sbom;
+pub mod sign;
 pub mod steps;
 mod stream;
 #[cfg(test)]

@@ -204,3 +204,116 @@ fn the_documented_schema_is_that_of_the_types() {
     refused(&|v| v["blobs"][0]["more"] = 1.into());
     refused(&|v| v["blobs"][0]["size"] = (-1).into());
 }
+
+/// A file that looks like a program of these Go modules.
+fn go_program(modules: &str) -> Vec<u8> {
+    let mut bytes = b"\x7fELF\x02\x01".to_vec();
+    bytes.resize(64, 0);
+    bytes[18] = 62;
+    bytes.resize(5000, 7);
+    bytes.extend_from_slice(b"\xff Go buildinf:\x08\x02");
+    bytes.extend_from_slice(&[0; 16]);
+    let list = [&[1; 16], modules.as_bytes(), &[2; 16]].concat();
+    for text in [b"go1.26.8".as_slice(), &list] {
+        assert!(text.len() < 1 << 14);
+        bytes.extend_from_slice(&[(text.len() & 0x7f) as u8 | 0x80, (text.len() >> 7) as u8]);
+        bytes.extend_from_slice(text);
+    }
+    bytes.resize(9000, 3);
+    bytes
+}
+
+/// Holds a document against CycloneDX's own schema.
+fn is_cyclonedx(document: &Value) {
+    let schema = |name: &str| -> Value {
+        let path = format!("{}/tests/schemas/{name}", env!("CARGO_MANIFEST_DIR"));
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    };
+    let mut registry = jsonschema::Registry::new();
+    for name in ["spdx.schema.json", "jsf-0.82.schema.json"] {
+        registry = registry.add(format!("http://cyclonedx.org/schema/{name}"), schema(name)).unwrap();
+    }
+    let registry = registry.prepare().unwrap();
+    let schema = schema("bom-1.5.schema.json");
+    let validator = jsonschema::options().with_registry(&registry).build(&schema).unwrap();
+    let errors: Vec<String> = validator.iter_errors(document).map(|e| format!("{}: {e}", e.instance_path())).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    // The schema does refuse.
+    let mut broken = document.clone();
+    broken["components"][0]["type"] = "thing".into();
+    assert!(!validator.is_valid(&broken));
+}
+
+#[test]
+fn the_list_of_parts_is_cyclonedx_and_names_go_modules() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = go_program(
+        "path\tx\nmod\tkprov.io/x\t(devel)\t\ndep\tgithub.com/Example/Some\tv1.2.3+incompatible\th1:sum=\n\
+         dep\tk8s.io/api\tv0.0.0\n=>\tk8s.io/api\tv0.36.3\th1:other=\n",
+    );
+    let hex = sha256_hex(&program);
+    let manifest = Manifest {
+        format: FORMAT,
+        kubernetes: "v1.36.3".into(),
+        arch: "amd64".into(),
+        parts: [("kubernetes", "1.36.3"), ("pause", "3.10"), ("debian/ipset", "7.17-1+b1")]
+            .map(|(name, version)| (name.to_owned(), version.to_owned()))
+            .into(),
+        files: vec![HostFile {
+            path: "/usr/bin/kubelet".into(),
+            mode: 0o755,
+            unless: Vec::new(),
+            content: Content::Blob(hex.clone()),
+        }],
+        images: Vec::new(),
+        blobs: vec![Blob { sha256: hex, size: program.len() as u64 }],
+    };
+    let file = dir.path().join("b.tar.zst");
+    pack(&manifest, |_| Ok(Box::new(io::Cursor::new(program.clone()))), &file, 1).unwrap();
+    let output = kprov(&["bundle", "sbom", file.to_str().unwrap(), "-o", "json"]);
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    is_cyclonedx(&document);
+    let purls: Vec<&str> =
+        document["components"].as_array().unwrap().iter().filter_map(|c| c["purl"].as_str()).collect();
+    for purl in [
+        "pkg:golang/github.com/example/some@v1.2.3%2Bincompatible",
+        "pkg:golang/k8s.io/api@v0.36.3",
+        "pkg:golang/k8s.io/kubernetes@v1.36.3",
+        "pkg:golang/stdlib@v1.26.8",
+        "pkg:deb/debian/ipset@7.17-1%2Bb1?arch=amd64",
+    ] {
+        assert!(purls.contains(&purl), "{purl}: {purls:?}");
+    }
+    // Every reference leads somewhere.
+    let whole = document["metadata"]["component"]["bom-ref"].as_str();
+    let known: Vec<&str> =
+        document["components"].as_array().unwrap().iter().filter_map(|c| c["bom-ref"].as_str()).chain(whole).collect();
+    for edge in document["dependencies"].as_array().unwrap() {
+        assert!(known.contains(&edge["ref"].as_str().unwrap()));
+        assert!(edge["dependsOn"].as_array().unwrap().iter().all(|to| known.contains(&to.as_str().unwrap())));
+    }
+    let text = kprov(&["bundle", "sbom", file.to_str().unwrap()]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.starts_with("TYPE ") && text.contains("k8s.io/api"), "{text}");
+}
+
+#[test]
+fn a_difference_is_told_and_asked_for_by_exit_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (dir.path().join("a.tar.zst"), dir.path().join("b.tar.zst"));
+    big(&a, 1);
+    big(&b, 2);
+    let (a, b) = (a.to_str().unwrap(), b.to_str().unwrap());
+    let same = kprov(&["bundle", "diff", a, a, "--detailed-exitcode"]);
+    assert_eq!(same.status.code(), Some(0));
+    let plain = kprov(&["bundle", "diff", a, b]);
+    assert_eq!(plain.status.code(), Some(0));
+    let text = String::from_utf8(plain.stdout).unwrap();
+    assert!(text.contains("~ /usr/bin/kubelet  1.0 MB becomes 2.1 MB"), "{text}");
+    let detailed = kprov(&["bundle", "diff", a, b, "--detailed-exitcode", "-o", "json"]);
+    assert_eq!(detailed.status.code(), Some(10));
+    let value: Value = serde_json::from_slice(&detailed.stdout).unwrap();
+    assert_eq!(value["files"][0]["to"]["size"], 2 << 20);
+    let yaml = kprov(&["bundle", "diff", a, b, "-o", "yaml"]);
+    assert!(String::from_utf8(yaml.stdout).unwrap().contains("change: changed"));
+}

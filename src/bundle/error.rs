@@ -46,6 +46,33 @@ pub enum BundleError {
     /// Whoever asked for it does not want it any more.
     #[error("stopped")]
     Stopped,
+    /// A key is configured, and the bundle has no signature.
+    #[error("the bundle is not signed, and the key {} wants a signature: {}", key.display(), bundle.display())]
+    Unsigned {
+        /// The bundle.
+        bundle: PathBuf,
+        /// The key.
+        key: PathBuf,
+    },
+    /// The file was exchanged after it was looked at.
+    #[error("the bundle is another one than when the plan was made: {}", .0.display())]
+    Another(PathBuf),
+    /// The signature is not by the configured key, or of another file.
+    #[error("the signature is refused: {why}: {}", path.display())]
+    Signature {
+        /// The signature's file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A key that cannot be used.
+    #[error("the key cannot be used: {}: {why}", path.display())]
+    Key {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// No bundle was found; the text says how to get one.
     #[error("{0}")]
     None(String),

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use super::error::BundleError;
 use super::manifest::{Blob, Manifest, Role};
 use super::pack::{INDEX_NAME, LAYOUT, LAYOUT_NAME, header, padding};
-use super::verify::{Sink, open};
+use super::sign::open_again;
+use super::verify::Sink;
 
 /// Writes an OCI archive, blob by blob.
 pub(crate) struct Archive<W: Write> {
@@ -92,8 +93,8 @@ pub(crate) fn archive_size(manifest: &Manifest) -> u64 {
 ///
 /// # Errors
 /// A bad bundle, or an archive that cannot be written.
-pub fn export(bundle: &Path, out: &Path) -> Result<BTreeSet<String>, BundleError> {
-    let opened = open(bundle)?;
+pub fn export(bundle: &Path, id: &str, out: &Path) -> Result<BTreeSet<String>, BundleError> {
+    let opened = open_again(bundle, id)?;
     let failed = |error| BundleError::Write { path: out.to_owned(), error };
     let dir = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let temporary = tempfile::Builder::new().prefix(".kprov-images-").tempfile_in(dir).map_err(failed)?;
@@ -118,7 +119,10 @@ mod tests {
         let bundle = synthetic::small("amd64");
         let (file, out) = (dir.path().join("b.tar.zst"), dir.path().join("images.tar"));
         std::fs::write(&file, bundle.bytes()).unwrap();
-        let names = export(&file, &out).unwrap();
+        let id = bundle.manifest.id().unwrap();
+        assert!(export(&file, &"0".repeat(64), &out).unwrap_err().to_string().contains("another one"));
+        assert!(!out.exists());
+        let names = export(&file, &id, &out).unwrap();
         assert_eq!(names.len(), 2);
         let bytes = std::fs::read(&out).unwrap();
         assert_eq!(bytes.len() as u64, archive_size(&bundle.manifest));
@@ -137,10 +141,11 @@ mod tests {
     #[test]
     fn a_bad_bundle_leaves_no_archive() {
         let dir = tempfile::tempdir().unwrap();
+        let id = synthetic::small("amd64").manifest.id().unwrap();
         let bytes = synthetic::small("amd64").bytes();
         let (file, out) = (dir.path().join("b.tar.zst"), dir.path().join("images.tar"));
         std::fs::write(&file, &bytes[..bytes.len() - 20]).unwrap();
-        assert!(export(&file, &out).is_err());
+        assert!(export(&file, &id, &out).is_err());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

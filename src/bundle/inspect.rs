@@ -49,7 +49,7 @@ impl Inspection {
         let width = manifest.parts.keys().map(String::len).max().unwrap_or_default();
         lines.extend(manifest.parts.iter().map(|(name, version)| format!("  {name:width$}  {version}")));
         lines.extend([String::new(), "FILES".to_owned()]);
-        let size_of = |hex: &str| manifest.blobs.iter().find(|b| b.sha256 == hex).map_or(0, |b| b.size);
+        let size_of = |hex: &str| manifest.size_of(hex);
         let width = manifest.files.iter().map(|f| f.path.len()).max().unwrap_or_default();
         lines.extend(manifest.files.iter().map(|file| match &file.content {
             Content::Blob(hex) => format!("  {:width$}  {:>9}", file.path, mb(size_of(hex))),

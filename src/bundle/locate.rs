@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::error::BundleError;
-use super::verify::open;
+use super::sign::{Key, look};
 
 /// Where to look and what for. The command line fills it in from its flags and environment.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub struct Search {
     pub arch: String,
     /// The exact version wanted (`v1.36.3`); none: the newest.
     pub version: Option<String>,
+    /// The key by which it must be signed.
+    pub key: Option<Key>,
 }
 
 /// A bundle that was found.
@@ -29,7 +31,7 @@ pub struct Found {
     pub path: PathBuf,
     /// SHA-256 of its manifest.
     pub id: String,
-    /// Its manifest; the rest of the file is not verified yet.
+    /// Its manifest; the rest of the file is checked against it when it is unpacked.
     pub manifest: super::Manifest,
 }
 
@@ -76,10 +78,11 @@ fn candidates(dir: &Path, search: &Search) -> Vec<PathBuf> {
     found.into_iter().rev().map(|(_, path)| path).collect()
 }
 
-/// Finds the bundle and reads its manifest.
+/// Finds the bundle and reads its manifest; with a key, the whole file. What fits by its name and is not signed by the key
+/// is refused: no other is taken in its place.
 ///
 /// # Errors
-/// The named file is no bundle or not for this machine, or there is none anywhere: then the message says how to get
+/// The named file is no bundle, not signed or not for this machine, or there is none anywhere: then the message says how to get
 /// one.
 pub fn locate(search: &Search) -> Result<Found, BundleError> {
     let path = match &search.file {
@@ -90,8 +93,11 @@ pub fn locate(search: &Search) -> Result<Found, BundleError> {
             first.ok_or_else(|| BundleError::None(nothing(search)))?
         }
     };
-    let opened = open(&path)?.for_arch(Some(&search.arch))?;
-    let found = Found { id: opened.id().to_owned(), manifest: opened.manifest().clone(), path };
+    let (manifest, id) = look(&path, search.key.as_ref())?;
+    if manifest.arch != search.arch {
+        return Err(BundleError::Arch { found: manifest.arch, wanted: search.arch.clone() });
+    }
+    let found = Found { path, id, manifest };
     match &search.version {
         Some(wanted) if *wanted != found.manifest.kubernetes => Err(BundleError::None(format!(
             "the bundle has Kubernetes {}, not {wanted}: {}",
@@ -146,6 +152,7 @@ mod tests {
             cache: Some(cache.clone()),
             arch: "amd64".into(),
             version: None,
+            key: None,
         };
         let text = locate(&search).unwrap_err().to_string();
         let build = format!(

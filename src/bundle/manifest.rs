@@ -286,6 +286,11 @@ impl Manifest {
         roles
     }
 
+    /// Bytes of a blob; 0 where the bundle does not have it.
+    pub fn size_of(&self, hex: &str) -> u64 {
+        self.blobs.iter().find(|b| b.sha256 == hex).map_or(0, |b| b.size)
+    }
+
     /// A blob's name for people: its entry, and what it is.
     pub fn label(&self, hex: &str) -> String {
         let mut of: Vec<&str> = Vec::new();

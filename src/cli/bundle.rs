@@ -1,8 +1,10 @@
 //! `kprov bundle`: look at bundles, export their images, bring one onto this machine.
 
 mod build;
+mod compare;
 mod install;
 pub(super) mod search;
+mod sign;
 
 use std::path::PathBuf;
 
@@ -11,7 +13,8 @@ use anyhow::Context as _;
 use super::Shell;
 use super::error::{Failure, Result};
 use super::output;
-use crate::bundle::{BundleError, images, inspect, verify};
+use crate::bundle::sign::{look as look_at, signature_of};
+use crate::bundle::{BundleError, images, inspect};
 
 /// Build, verify and look at bundles: one file with all that a machine needs
 #[derive(Debug, clap::Args)]
@@ -23,22 +26,14 @@ pub(super) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Build(build::Args),
-    Verify(Verify),
+    Sign(sign::Sign),
+    Verify(sign::Verify),
     Inspect(Inspect),
     Images(Images),
+    Diff(compare::Diff),
+    Sbom(compare::Sbom),
     #[command(hide = true)]
     Install(install::Args),
-}
-
-/// Check every byte of a bundle
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  kprov bundle verify kprov-bundle-v1.36.3-amd64.tar.zst")]
-struct Verify {
-    /// The bundle
-    file: PathBuf,
-    /// Architecture that it must be for [default: any]
-    #[arg(long, value_name = "ARCH", value_parser = ["amd64", "arm64"])]
-    arch: Option<String>,
 }
 
 /// List what is in a bundle
@@ -62,33 +57,40 @@ struct Images {
     /// The archive to write
     #[arg(long, value_name = "ARCHIVE")]
     out: PathBuf,
+    /// The public key (minisign) by which the bundle must be signed [default: /etc/kprov/bundle.pub where it exists]
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
 }
 
 /// Whose a refused bundle is to mend: the user's, with a full disk and the like.
 pub(super) fn refused(error: BundleError) -> Failure {
-    Failure::user(error)
+    let hint = match &error {
+        BundleError::Unsigned { bundle, .. } => Some(format!(
+            "bring {} beside it, or sign it where you trust it: kprov bundle sign --key SECRETKEY {}",
+            signature_of(bundle).display(),
+            bundle.display()
+        )),
+        _ => None,
+    };
+    let failure = Failure::user(error);
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
 }
 
 /// Runs it; the exit code.
 pub(super) fn run(args: Args, shell: &Shell) -> Result<u8> {
     match args.command {
         Command::Build(args) => build::run(args, shell),
-        Command::Verify(args) => check(&args, shell).map(|()| 0),
+        Command::Sign(args) => sign::sign(&args, shell).map(|()| 0),
+        Command::Verify(args) => sign::verify(&args, shell).map(|()| 0),
         Command::Inspect(args) => look(&args, shell).map(|()| 0),
         Command::Images(args) => export(&args, shell).map(|()| 0),
+        Command::Diff(args) => compare::diff(&args, shell),
+        Command::Sbom(args) => compare::sbom(&args, shell),
         Command::Install(args) => install::run(args, shell),
     }
-}
-
-fn check(args: &Verify, shell: &Shell) -> Result {
-    let manifest = verify::verify(&args.file, args.arch.as_deref()).map_err(refused)?;
-    let id = manifest.id().map_err(Failure::internal)?;
-    let value = serde_json::json!({
-        "file": args.file, "id": id, "kubernetes": manifest.kubernetes, "arch": manifest.arch, "verified": true,
-    });
-    output::value(shell.format, &value, |_| {
-        format!("{}: good (Kubernetes {}, {}, id {id})\n", args.file.display(), manifest.kubernetes, manifest.arch)
-    })
 }
 
 fn look(args: &Inspect, shell: &Shell) -> Result {
@@ -97,7 +99,9 @@ fn look(args: &Inspect, shell: &Shell) -> Result {
 }
 
 fn export(args: &Images, shell: &Shell) -> Result {
-    let names = images::export(&args.file, &args.out).map_err(refused)?;
+    let key = search::key(args.key.as_deref())?;
+    let (_, id) = look_at(&args.file, key.as_ref()).map_err(refused)?;
+    let names = images::export(&args.file, &id, &args.out).map_err(refused)?;
     let size = std::fs::metadata(&args.out)
         .with_context(|| format!("looking at {}", args.out.display()))
         .map_err(Failure::user)?

@@ -7,6 +7,7 @@ use kprov_providers::kube::Api;
 
 use super::Shell;
 use super::act::{self, Act, End};
+use super::bundle::search::BundleArgs;
 use super::error::{Failure, Kind, Result};
 use super::node::{self, Node};
 use crate::cluster::flags::{CniChoice, InitFlags, WaitFor};
@@ -51,7 +52,7 @@ async fn init(args: Args, act: Act) -> Result<End> {
     let socket = cluster::wanted_socket(flags.common.cri_socket.as_deref(), config);
     let look = Node::look(socket.as_deref(), !flags.common.dry_run).await?;
     let wanted = cluster::wanted_version(flags.kubernetes_version.as_deref(), config);
-    let bundle = node::bundle(flags.node.bundle.clone(), wanted)?;
+    let bundle = BundleArgs::of(&flags.node.bundle, &flags.node.bundle_key).find(wanted.as_deref())?;
     let cluster =
         cluster::load_init(&flags, config, cni.as_deref(), &look.facts, &bundle.manifest).map_err(problems)?;
     cluster.warnings.0.iter().for_each(|problem| act.events.warn(problem.to_string()));

@@ -8,6 +8,7 @@ use kprov_providers::kube::Api;
 
 use super::Shell;
 use super::act::{self, Act, End};
+use super::bundle::search::BundleArgs;
 use super::error::{Failure, Kind, Result};
 use super::init::{problems, read_config};
 use super::node::{self, Node};
@@ -50,7 +51,7 @@ async fn join(args: Args, act: Act) -> Result<End> {
     let look = Node::look(socket.as_deref(), !flags.common.dry_run).await?;
     let joining = cluster::load_join(&flags, config, &look.facts).map_err(problems)?;
     joining.warnings.0.iter().for_each(|problem| act.events.warn(problem.to_string()));
-    let bundle = node::bundle(flags.node.bundle.clone(), None)?;
+    let bundle = BundleArgs::of(&flags.node.bundle, &flags.node.bundle_key).find(None)?;
 
     let ours = |path: &str| look.record.made_path(path);
     let (machine, facts) = (look.machine.clone(), &look.facts);

@@ -1,6 +1,5 @@
 //! What the commands that change this machine share: looking at it, its preflight, running a plan on it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use kprov_providers::machine::this::ThisMachine;
@@ -9,7 +8,6 @@ use serde_json::Value;
 
 use super::act::{self, Act, End};
 use super::error::{Failure, Kind, Result};
-use crate::bundle::locate::{self, Found, Search};
 use crate::engine::{self, Change, Engine, Outcome};
 use crate::facts::{self, Facts};
 use crate::journal::{self, Journal, JournalError, Record};
@@ -39,22 +37,6 @@ impl Node {
         let facts = facts::gather(machine.as_ref(), answers, &ours, socket).await.map_err(Failure::user)?;
         Ok(Self { machine, record, facts })
     }
-}
-
-/// The bundle: named, beside the binary, or in the cache.
-///
-/// # Errors
-/// When there is none, or the named one is none for this machine.
-pub(super) fn bundle(file: Option<PathBuf>, version: Option<String>) -> Result<Found> {
-    let variable = |name| std::env::var_os(name);
-    let search = Search {
-        file,
-        beside: std::env::current_exe().ok().and_then(|exe| exe.parent().map(PathBuf::from)),
-        cache: locate::cache_dir(variable("XDG_CACHE_HOME").as_deref(), variable("HOME").as_deref()),
-        arch: super::version::arch().to_owned(),
-        version,
-    };
-    locate::locate(&search).map_err(Failure::user)
 }
 
 /// Tells what preflight found; errors that were not ignored stop the command, all at once.

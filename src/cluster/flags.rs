@@ -83,6 +83,10 @@ pub struct NodeFlags {
     #[arg(long, value_name = "FILE", help_heading = "kprov's own")]
     pub bundle: Option<PathBuf>,
 
+    /// The public key (minisign) by which the bundle must be signed [default: /etc/kprov/bundle.pub where it exists]
+    #[arg(long, value_name = "FILE", help_heading = "kprov's own")]
+    pub bundle_key: Option<PathBuf>,
+
     /// When to return [default: api; for join, the Node is registered and its kubelet has its certificate]
     #[arg(long, value_enum, value_name = "WHAT", help_heading = "kprov's own")]
     pub wait: Option<WaitFor>,

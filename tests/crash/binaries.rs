@@ -36,6 +36,7 @@ pub(crate) fn find() -> Result<Binaries, String> {
         cache: cache_dir(variable("XDG_CACHE_HOME").as_deref(), variable("HOME").as_deref()),
         arch: if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }.to_owned(),
         version: None,
+        key: None,
     })
     .map_err(|e| e.to_string())?;
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("crash-{}", found.id));

@@ -44,6 +44,7 @@ pub(crate) fn bundle(dir: &Path) -> Found {
     bundle.manifest.arrange();
     let file = dir.join("bundle.tar.zst");
     std::fs::write(&file, bundle.bytes()).unwrap();
-    let search = Search { file: Some(file), beside: None, cache: None, arch: "amd64".to_owned(), version: None };
+    let search =
+        Search { file: Some(file), beside: None, cache: None, arch: "amd64".to_owned(), version: None, key: None };
     locate(&search).unwrap()
 }

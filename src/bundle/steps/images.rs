@@ -31,6 +31,7 @@ pub struct ImportImages {
     address: String,
     archive: String,
     bundle: PathBuf,
+    id: String,
     images: Vec<Image>,
     ours: bool,
 }
@@ -81,6 +82,7 @@ impl ImportImages {
             address: address.into(),
             archive: format!("{}/{IMAGES}", folder(&found.id)),
             bundle: found.path.clone(),
+            id: found.id.clone(),
             images: found.manifest.images.clone(),
             ours,
         }
@@ -143,15 +145,16 @@ impl ImportImages {
 
     /// Takes the archive from the bundle once more: it was imported and removed, or damaged by a power cut.
     async fn export(&self) -> anyhow::Result<()> {
-        let (bundle, archive, machine) = (self.bundle.clone(), self.archive.clone(), self.machine.clone());
+        let (bundle, id) = (self.bundle.clone(), self.id.clone());
+        let (archive, machine) = (self.archive.clone(), self.machine.clone());
         let export = move || -> anyhow::Result<()> {
             if let Some(path) = machine.real_path(&archive) {
-                images::export(&bundle, &path)?;
+                images::export(&bundle, &id, &path)?;
                 return Ok(());
             }
             let beside = tempfile::tempdir().context("making a directory to unpack in")?;
             let path = beside.path().join(IMAGES);
-            images::export(&bundle, &path)?;
+            images::export(&bundle, &id, &path)?;
             machine.write(&archive, &std::fs::read(&path)?, 0o644)
         };
         tokio::task::spawn_blocking(export).await.context("taking the images from the bundle")?

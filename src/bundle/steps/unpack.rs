@@ -12,8 +12,8 @@ use kprov_providers::{Machine, Made, Outputs, Status, Step, Watch};
 
 use super::folder;
 use crate::bundle::pack::MANIFEST_NAME;
+use crate::bundle::sign::open_again;
 use crate::bundle::unpack::{FILES, IMAGES, is_whole, unpack};
-use crate::bundle::verify::open;
 
 /// Verifies a bundle file and unpacks it into its folder.
 pub struct Unpack {
@@ -72,10 +72,7 @@ impl Step for Unpack {
 fn bring(bundle: &Path, id: &str, machine: &dyn Machine, watch: &Watch) -> anyhow::Result<()> {
     let folder = folder(id);
     make_parents(machine, &folder)?;
-    let opened = open(bundle)?;
-    if opened.id() != id {
-        anyhow::bail!("the bundle is another one than when the plan was made: {}", bundle.display());
-    }
+    let opened = open_again(bundle, id)?;
     let mut told = 0;
     let mut progress = |done: u64, total: u64| {
         let percent = done.saturating_mul(100).checked_div(total).unwrap_or(100);

@@ -1,8 +1,9 @@
 //! Where commands look for their bundle: the flag, then the environment's places.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::bundle::locate::{Found, Search, cache_dir, locate};
+use crate::bundle::sign::Key;
 use crate::cli::error::Result;
 
 /// `--bundle FILE`, for every command that needs one.
@@ -11,19 +12,43 @@ pub(crate) struct BundleArgs {
     /// The bundle [default: the newest that fits beside kprov, then in ~/.cache/kprov]
     #[arg(long, value_name = "FILE")]
     pub(crate) bundle: Option<PathBuf>,
+
+    /// The public key (minisign) by which the bundle must be signed [default: /etc/kprov/bundle.pub where it exists]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) bundle_key: Option<PathBuf>,
+}
+
+/// Where a machine's owner says by whom bundles must be signed.
+pub(crate) const KEY: &str = "/etc/kprov/bundle.pub";
+
+/// The key by which bundles must be signed: the named one, else the machine's, if it has one.
+///
+/// # Errors
+/// A key that cannot be read, also where its path alone says that signatures are wanted.
+pub(crate) fn key(named: Option<&Path>) -> Result<Option<Key>> {
+    let key = match named {
+        Some(path) => Key::read(path).map(Some),
+        None => Key::configured(Path::new(KEY)),
+    };
+    key.map_err(super::refused)
 }
 
 impl BundleArgs {
-    /// Finds the bundle for this architecture and version (none: the newest).
+    /// The same from other commands' own flags.
+    pub(crate) fn of(bundle: &Option<PathBuf>, bundle_key: &Option<PathBuf>) -> Self {
+        Self { bundle: bundle.clone(), bundle_key: bundle_key.clone() }
+    }
+
+    /// Finds the bundle for this architecture and version (none: the newest), signed by the key where there is one.
     ///
     /// # Errors
     /// [`Kind::User`](crate::cli::error::Kind::User) when there is none that fits; the message says how to get one.
     pub(crate) fn find(&self, version: Option<&str>) -> Result<Found> {
-        locate(&self.search(version)).map_err(super::refused)
+        let key = key(self.bundle_key.as_deref())?;
+        locate(&self.search(version, key)).map_err(super::refused)
     }
 
-    /// Where it would look.
-    pub(crate) fn search(&self, version: Option<&str>) -> Search {
+    fn search(&self, version: Option<&str>, key: Option<Key>) -> Search {
         let exe = std::env::current_exe().ok();
         Search {
             file: self.bundle.clone(),
@@ -31,6 +56,7 @@ impl BundleArgs {
             cache: cache(),
             arch: arch().to_owned(),
             version: version.map(str::to_owned),
+            key,
         }
     }
 }
