@@ -1,6 +1,6 @@
 # Names the commands; the work is in scripts/ and in kprov itself.
 
-.PHONY: up test static bundle lint field-tables bench-bundle soak help
+.PHONY: up test static bundle lint oracle field-tables bench-bundle soak help
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -19,6 +19,9 @@ bundle: static ## The bundle of the pinned Kubernetes version, from the cache wh
 
 lint: ## Formatting, clippy with the house's lints, licences and sources of dependencies
 	@scripts/lint
+
+oracle: ## What the real kubeadm makes of the configurations in tests/oracle, kept anew and compared with kprov
+	@scripts/oracle
 
 field-tables: ## The tables of configuration fields, read anew from the Go types of the Kubernetes releases
 	@scripts/field-tables

@@ -78,7 +78,7 @@ pub fn init(cluster: &Cluster, facts: &Facts, found: &Found, machine: &Arc<dyn M
     plan.extend(upload_config::upload_config(cluster, &api, &needs, patience)?);
     plan.extend(mark::mark(cluster, &api, machine, &needs)?);
     plan.extend(bootstrap_token::bootstrap_token(cluster, &api, machine, &needs, patience)?);
-    plan.extend(addons::addons(cluster, &found.manifest, &api, &needs, patience)?);
+    plan.extend(addons::addons(cluster, facts, &found.manifest, &api, &needs, patience)?);
     Ok(plan)
 }
 

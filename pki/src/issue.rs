@@ -2,10 +2,11 @@
 
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyUsagePurpose, SanType, SerialNumber,
+    IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
+use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo};
 
 use crate::inspect::Cert;
 use crate::key::Key;
@@ -33,6 +34,7 @@ pub fn authority(common_name: &str, key: &Key, validity: Validity) -> Result<Str
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages =
         vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::KeyCertSign];
+    params.key_identifier_method = KeyIdMethod::PreSpecified(key_identifier(key)?);
     let cert = params.self_signed(&key.pair).map_err(refused)?;
     Ok(der::pem("CERTIFICATE", cert.der()).to_string())
 }
@@ -57,6 +59,14 @@ pub fn leaf(leaf: &Leaf, key: &Key, signer: &Cert, signer_key: &Key, validity: V
     let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(signer.der()), &signer_key.pair).map_err(refused)?;
     let cert = params.signed_by(&key.pair, &issuer).map_err(refused)?;
     Ok(der::pem("CERTIFICATE", cert.der()).to_string())
+}
+
+/// Identifier of a public key as Go makes it (RFC 7093, method 1): the first 160 bits of a SHA-256 over the key's bits.
+fn key_identifier(key: &Key) -> Result<Vec<u8>, Error> {
+    let spki = key.spki();
+    let (_, info) = SubjectPublicKeyInfo::from_der(&spki).map_err(|_| Error::Malformed("a public key"))?;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &info.subject_public_key.data);
+    Ok(digest.as_ref().iter().take(20).copied().collect())
 }
 
 fn refused(error: rcgen::Error) -> Error {

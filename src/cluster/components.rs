@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
+use super::duration::{duration, duration_text};
 use super::input::{Doc, Input};
 use super::kubeadm::ClusterConfiguration;
 use super::subnets;
@@ -61,6 +62,7 @@ pub(crate) fn kubelet(
         component.notes.extend(here.map(|fit| fit.note));
     }
     complete(&mut component.document, table.empty.get(Doc::Kubelet.kind()));
+    durations(&mut component.document, Doc::Kubelet.kind(), table);
     component
 }
 
@@ -91,6 +93,7 @@ pub(crate) fn proxy(
     let document = start(Doc::Proxy, user);
     let mut component = component(document, given, Doc::Proxy, &defaults, &fit::kube_proxy(facts), &[], input);
     complete(&mut component.document, table.empty.get(Doc::Proxy.kind()));
+    durations(&mut component.document, Doc::Proxy.kind(), table);
     component
 }
 
@@ -145,6 +148,31 @@ fn complete(document: &mut Value, empty: Option<&Value>) {
             }
         }
         (document @ Value::Null, Some(empty)) => *document = empty.clone(),
+        _ => {}
+    }
+}
+
+/// Durations as Go writes them (`1m30s` for `90s`), by the fields' types.
+fn durations(value: &mut Value, of: &str, table: &Table) {
+    match value {
+        Value::String(text) if of == "duration" => {
+            if let Some(length) = duration(text) {
+                *text = duration_text(length);
+            }
+        }
+        Value::Array(items) => {
+            let of = of.strip_prefix("[]").unwrap_or(of);
+            items.iter_mut().for_each(|item| durations(item, of, table));
+        }
+        Value::Object(fields) => match (of.strip_prefix("map:"), table.types.get(of)) {
+            (Some(of), _) => fields.values_mut().for_each(|value| durations(value, of, table)),
+            (None, Some(types)) => {
+                for (name, value) in fields {
+                    types.get(name).iter().for_each(|of| durations(value, of, table));
+                }
+            }
+            (None, None) => {}
+        },
         _ => {}
     }
 }

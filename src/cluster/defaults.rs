@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::duration::duration_text;
+use super::duration::{duration, duration_text};
 use super::input::{Doc, Input};
 use super::kubeadm::{
     BootstrapToken, ClusterConfiguration, InitConfiguration, JoinConfiguration, NodeRegistration, ResetConfiguration,
@@ -86,8 +86,15 @@ pub(crate) fn cluster(config: &mut ClusterConfiguration, bundle: &str, cni: &Cni
     default(&mut config.certificates_dir, "/etc/kubernetes/pki");
     default(&mut config.cluster_name, "kubernetes");
     default(&mut config.image_repository, "registry.k8s.io");
-    fill(&mut config.certificate_validity_period, || duration_text(Duration::from_secs(8760 * HOUR)), true);
-    fill(&mut config.ca_certificate_validity_period, || duration_text(Duration::from_secs(87_600 * HOUR)), true);
+    for (field, hours) in
+        [(&mut config.certificate_validity_period, 8760), (&mut config.ca_certificate_validity_period, 87_600)]
+    {
+        fill(field, || duration_text(Duration::from_secs(hours * HOUR)), true);
+        // As Go writes it: what is stored is compared by other tools.
+        if let Some(length) = field.as_deref().and_then(duration) {
+            *field = Some(duration_text(length));
+        }
+    }
     kubernetes_version(&mut config.kubernetes_version, bundle, input);
     encryption(config, input);
 
@@ -113,8 +120,12 @@ pub(crate) fn cluster(config: &mut ClusterConfiguration, bundle: &str, cni: &Cni
     config.api_server.get_or_insert_default();
     config.controller_manager.get_or_insert_default();
     config.scheduler.get_or_insert_default();
-    config.dns.get_or_insert_default();
-    config.proxy.get_or_insert_default();
+    let dns = config.dns.get_or_insert_default();
+    let proxy = config.proxy.get_or_insert_default();
+    for disabled in [&mut dns.disabled, &mut proxy.disabled] {
+        // False is "left out" to kubeadm.
+        *disabled = disabled.filter(|disabled| *disabled);
+    }
     if let Some(names) = config.api_server.as_mut().and_then(|a| a.cert_sans.as_mut()) {
         // Some load balancers' names have capitals.
         names.iter_mut().for_each(|name| *name = name.to_lowercase());

@@ -44,10 +44,10 @@ impl Answers {
     }
 }
 
-/// Proxy variables in a fixed order, empty ones left out.
+/// Proxy variables in a fixed order, empty ones left out; by the end of their names, as kubeadm takes them.
 fn proxy(vars: impl Iterator<Item = (String, String)>) -> Vec<(String, String)> {
-    const NAMES: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"];
-    let mut found: Vec<_> = vars.filter(|(name, value)| NAMES.contains(&name.as_str()) && !value.is_empty()).collect();
+    let is_proxy = |name: &str| name.to_ascii_lowercase().ends_with("_proxy");
+    let mut found: Vec<_> = vars.filter(|(name, value)| is_proxy(name) && !value.is_empty()).collect();
     found.sort();
     found
 }

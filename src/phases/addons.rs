@@ -16,6 +16,7 @@ use kprov_providers::steps::Label;
 
 use crate::bundle::Manifest;
 use crate::cluster::{Cluster, Cni};
+use crate::facts::Facts;
 use crate::plan::Plan;
 
 /// Phase name.
@@ -24,6 +25,7 @@ pub const PHASE: &str = "addon";
 /// The steps of the phase, side by side.
 pub(crate) fn addons(
     cluster: &Cluster,
+    facts: &Facts,
     bundle: &Manifest,
     api: &Arc<Api>,
     needs: &[Key],
@@ -39,7 +41,7 @@ pub(crate) fn addons(
         patience,
     };
     if cluster.config.proxy.as_ref().is_none_or(|proxy| proxy.disabled != Some(true)) {
-        plan.add(apply("addon/kube-proxy", "add-on kube-proxy", kube_proxy::objects(cluster)?));
+        plan.add(apply("addon/kube-proxy", "add-on kube-proxy", kube_proxy::objects(cluster, facts)?));
     }
     match &cluster.cni {
         Cni::None => {}
@@ -87,7 +89,7 @@ mod tests {
     fn all_objects_are_what_their_types_allow() {
         let (cluster, bundle) = (cluster(), bundle());
         let mut objects = coredns::objects(&cluster, &bundle).unwrap();
-        objects.extend(kube_proxy::objects(&cluster).unwrap());
+        objects.extend(kube_proxy::objects(&cluster, &crate::facts::tests::facts()).unwrap());
         objects.extend(flannel::objects(&cluster, &bundle).unwrap());
         assert_eq!(objects.len(), 18);
         for Object { value, .. } in &objects {

@@ -86,12 +86,9 @@ fn socket(node: &NodeRegistration) -> String {
     node.cri_socket.clone().unwrap_or_else(|| "unix:///run/containerd/containerd.sock".into())
 }
 
+/// A fragment, as kubeadm writes and reads it: without a kind.
 fn instance_config(kubelet: &Kubelet<'_>) -> Value {
-    json!({
-        "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "kind": "KubeletConfiguration",
-        "containerRuntimeEndpoint": socket(kubelet.node),
-    })
+    json!({"containerRuntimeEndpoint": socket(kubelet.node)})
 }
 
 /// The cluster's KubeletConfiguration with this node's own values over it.

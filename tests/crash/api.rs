@@ -4,7 +4,7 @@
 //! as JSON, so that what is there can be compared, and put back, in one go.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -23,10 +23,12 @@ pub(crate) type Objects = BTreeMap<String, String>;
 
 pub(crate) struct Api {
     dir: tempfile::TempDir,
+    host: IpAddr,
     port: u16,
     etcd_port: u16,
     http: reqwest::Client,
-    baseline: Objects,
+    /// What there was when the server had just started.
+    pub(crate) baseline: Objects,
     // The server first: etcd is killed after it.
     _server: Process,
     _etcd: Process,
@@ -56,15 +58,20 @@ fn spawn(dir: &Path, binary: &Path, args: &[String]) -> Process {
     Process(child.unwrap_or_else(|e| panic!("starting {}: {e}", binary.display())))
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Api {
     /// Starts both from the binaries `etcd` and `kube-apiserver` in a directory. `services` is the service subnet.
     pub(crate) async fn start(binaries: &Path, services: &str) -> Self {
+        Self::start_at(binaries, services, Ipv4Addr::LOCALHOST.into(), free_port()).await
+    }
+
+    /// The same, with the API server at this address of this host.
+    pub(crate) async fn start_at(binaries: &Path, services: &str, host: IpAddr, port: u16) -> Self {
         let dir = fast_dir();
-        let (port, etcd_port, peer_port) = (free_port(), free_port(), free_port());
+        let (etcd_port, peer_port) = (free_port(), free_port());
         let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
         let etcd_url = format!("http://127.0.0.1:{etcd_port}");
         let peer_url = format!("http://127.0.0.1:{peer_port}");
@@ -82,7 +89,7 @@ impl Api {
         let args = [
             format!("--etcd-servers={etcd_url}"),
             format!("--secure-port={port}"),
-            "--bind-address=127.0.0.1".to_owned(),
+            format!("--bind-address={host}"),
             "--endpoint-reconciler-type=none".to_owned(),
             format!("--service-cluster-ip-range={services}"),
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
@@ -104,15 +111,19 @@ impl Api {
             .timeout(Duration::from_secs(5))
             .build()
             .unwrap();
-        let mut api = Self { dir, port, etcd_port, http, baseline: Objects::new(), _server: server, _etcd: etcd };
+        let mut api = Self { dir, host, port, etcd_port, http, baseline: Objects::new(), _server: server, _etcd: etcd };
         api.wait().await;
         api.baseline = api.objects().await;
         api
     }
 
-    /// `127.0.0.1`'s port.
+    /// Its port.
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    fn url(&self) -> String {
+        format!("https://{}:{}", self.host, self.port)
     }
 
     async fn wait(&self) {
@@ -147,7 +158,7 @@ impl Api {
 
     /// GET without verifying the server, as a health probe does.
     pub(crate) async fn get(&self, path: &str) -> Option<(u16, String)> {
-        let response = self.http.get(format!("https://127.0.0.1:{}{path}", self.port)).send().await.ok()?;
+        let response = self.http.get(format!("{}{path}", self.url())).send().await.ok()?;
         Some((response.status().as_u16(), response.text().await.ok()?))
     }
 
@@ -166,7 +177,7 @@ impl Api {
         }
         let trusting = trusting(ca).build().unwrap();
         let since = Instant::now();
-        while trusting.get(format!("https://127.0.0.1:{}/readyz", self.port)).send().await.is_err() {
+        while trusting.get(format!("{}/readyz", self.url())).send().await.is_err() {
             assert!(since.elapsed() < Duration::from_secs(90), "new certificates are not taken\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -175,8 +186,10 @@ impl Api {
     /// Makes a Node as its kubelet does; there already is as good.
     pub(crate) async fn register(&self, name: &str, ca: &[u8], identity: &[u8]) {
         let client = trusting(ca).identity(reqwest::Identity::from_pem(identity).unwrap()).build().unwrap();
-        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
-        let url = format!("https://127.0.0.1:{}/api/v1/nodes", self.port);
+        // By this label kubeadm sees that the kubelet has told about itself.
+        let labels = json!({"kubernetes.io/hostname": name});
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
+        let url = format!("{}/api/v1/nodes", self.url());
         let answer = client.post(url).json(&node).send().await.unwrap_or_else(|e| panic!("registering {name}: {e:?}"));
         let status = answer.status().as_u16();
         assert!(matches!(status, 201 | 409), "registering {name}: {status} {}", answer.text().await.unwrap());

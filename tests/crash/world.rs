@@ -80,22 +80,27 @@ impl World {
     /// A bare machine whose programs answer when they are run.
     fn with_programs(&self, name: &str) -> FakeMachine {
         let machine = bare(name);
-        machine.on_unit(|machine, name, verb| {
-            if name == "containerd.service" && matches!(verb, UnitVerb::Start | UnitVerb::Restart) {
-                machine.put("/run/containerd/containerd.sock", "");
-            }
-            Ok(())
-        });
-        machine.on("modprobe", |_, _| Ok(Exit::default()));
-        machine.on("ip", |_, _| Ok(Exit::default()));
-        machine.on("/usr/local/bin/crictl", |_, _| Ok(Exit::default()));
-        let ctr = self.bundle.manifest.files.iter().find(|file| file.path.ends_with("/ctr")).unwrap();
-        let ctr = format!("{}/files/{}", kprov::bundle::steps::folder(&self.bundle.id), ctr.sha256().unwrap());
-        let images: Vec<(String, String)> =
-            self.bundle.manifest.images.iter().map(|image| (image.name.clone(), image.digest.clone())).collect();
-        machine.on(&ctr, move |machine, command| Ok(answer_ctr(machine, command, &images)));
+        give_programs(&machine, &self.bundle);
         machine
     }
+}
+
+/// Lets a machine's programs answer when they are run.
+pub(crate) fn give_programs(machine: &FakeMachine, bundle: &Found) {
+    machine.on_unit(|machine, name, verb| {
+        if name == "containerd.service" && matches!(verb, UnitVerb::Start | UnitVerb::Restart) {
+            machine.put("/run/containerd/containerd.sock", "");
+        }
+        Ok(())
+    });
+    machine.on("modprobe", |_, _| Ok(Exit::default()));
+    machine.on("ip", |_, _| Ok(Exit::default()));
+    machine.on("/usr/local/bin/crictl", |_, _| Ok(Exit::default()));
+    let ctr = bundle.manifest.files.iter().find(|file| file.path.ends_with("/ctr")).unwrap();
+    let ctr = format!("{}/files/{}", kprov::bundle::steps::folder(&bundle.id), ctr.sha256().unwrap());
+    let images: Vec<(String, String)> =
+        bundle.manifest.images.iter().map(|image| (image.name.clone(), image.digest.clone())).collect();
+    machine.on(&ctr, move |machine, command| Ok(answer_ctr(machine, command, &images)));
 }
 
 /// A cluster that init has made, with a worker's way in.
@@ -216,7 +221,7 @@ fn sign(objects: &mut Objects, token: &Token) {
 }
 
 /// A machine with what planning asks for.
-fn bare(name: &str) -> FakeMachine {
+pub(crate) fn bare(name: &str) -> FakeMachine {
     let machine = FakeMachine::new();
     machine.put("/proc/sys/kernel/hostname", format!("{name}\n"));
     for (path, text) in [
@@ -273,19 +278,19 @@ async fn probe(machine: &FakeMachine, api: &Api, url: &str) -> Option<(u16, Stri
         "10259" if manifest("kube-scheduler") => fine,
         "2381" | "2379" if manifest("etcd") => fine,
         port if port == api.port().to_string() && manifest("kube-apiserver") && manifest("etcd") => {
-            serve(machine, api).await
+            serve(machine, api, "/etc/kubernetes/pki", "cp-1").await
         }
         _ => None,
     }
 }
 
 /// The API server with this machine's certificates, and the kubelet, which registers its Node with its own.
-async fn serve(machine: &FakeMachine, api: &Api) -> Option<(u16, String)> {
-    let read = |name: &str| machine.read(&format!("/etc/kubernetes/pki/{name}")).ok().flatten();
+pub(crate) async fn serve(machine: &FakeMachine, api: &Api, pki: &str, node: &str) -> Option<(u16, String)> {
+    let read = |name: &str| machine.read(&format!("{pki}/{name}")).ok().flatten();
     let ca = read("ca.crt")?;
     api.serve_with(&ca, &read("apiserver.crt")?, &read("apiserver.key")?).await;
     let answer = api.get("/livez").await?;
     let identity = machine.read("/var/lib/kubelet/pki/kubelet-client-current.pem").ok().flatten()?;
-    api.register("cp-1", &ca, &identity).await;
+    api.register(node, &ca, &identity).await;
     Some(answer)
 }

@@ -5,13 +5,14 @@ use kprov_providers::kube::objects::Object;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
+use crate::facts::Facts;
 use crate::phases::certs::Settings;
 use crate::phases::rbac::{self, BOOTSTRAPPERS, Subject};
 use crate::phases::static_pod::kubernetes_image;
 use crate::phases::upload_config::hash;
 
 /// All that kube-proxy needs.
-pub(crate) fn objects(cluster: &Cluster) -> Result<Vec<Object>> {
+pub(crate) fn objects(cluster: &Cluster, facts: &Facts) -> Result<Vec<Object>> {
     let account = json!({
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -21,7 +22,7 @@ pub(crate) fn objects(cluster: &Cluster) -> Result<Vec<Object>> {
         config(cluster)?,
         account,
         rbac::cluster_binding("kubeadm:node-proxier", "system:node-proxier", &[Subject::Account("kube-proxy")]),
-        daemon_set(&kubernetes_image(cluster, "kube-proxy")),
+        daemon_set(&kubernetes_image(cluster, "kube-proxy"), facts),
     ];
     all.extend(rbac::config_map_reader("kube-proxy", "kube-system", "kube-proxy", &[BOOTSTRAPPERS]));
     Ok(all.into_iter().map(Object::new).collect())
@@ -62,7 +63,9 @@ fn kubeconfig(server: &str) -> Value {
     })
 }
 
-fn daemon_set(image: &str) -> Value {
+fn daemon_set(image: &str, facts: &Facts) -> Value {
+    let mut env = vec![json!({"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}})];
+    env.extend(facts.proxy.iter().map(|(name, value)| json!({"name": name, "value": value})));
     json!({
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
@@ -83,7 +86,7 @@ fn daemon_set(image: &str) -> Value {
                             "--config=/var/lib/kube-proxy/config.conf",
                             "--hostname-override=$(NODE_NAME)",
                         ],
-                        "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+                        "env": env,
                         "securityContext": {"privileged": true},
                         "volumeMounts": [
                             {"name": "kube-proxy", "mountPath": "/var/lib/kube-proxy"},
