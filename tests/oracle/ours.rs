@@ -54,7 +54,7 @@ pub(crate) async fn one(case: &Case, api: &Arc<Api>, bundle: &Found) -> Findings
         Answers { root: true, nftables: true, sources: vec![ADDRESS.parse().unwrap()], proxy, ..Answers::default() };
     let facts = gather(&machine, answers, &|_| false, None).await.unwrap();
     let mut flags = Line::parse_from(["init"].into_iter().chain(case.flags().iter().map(String::as_str))).flags;
-    flags.config = Some("input.yaml".into());
+    flags.common.config = Some("input.yaml".into());
     let cluster = load_init(&flags, Some(("input.yaml", &case.input)), None, &facts, &bundle.manifest);
     let mut cluster = cluster.unwrap_or_else(|problems| panic!("{}: {problems}", case.name));
     let endpoint = cluster.init.local_api_endpoint.get_or_insert_default();
