@@ -24,8 +24,7 @@ use time::OffsetDateTime;
 
 use self::get::{Answer, Silence, Untrusted};
 pub(crate) use self::get::{Api, Trust, Who};
-use self::info::ClusterInfo;
-pub use self::info::Place;
+pub use self::info::{ClusterInfo, Place, place};
 pub use self::meet::{Met, meet};
 pub(crate) use self::own::{KUBELET_CONF, own};
 pub use self::trouble::Trouble;

@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 
 /// What we read of the ConfigMap.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct ClusterInfo {
+pub struct ClusterInfo {
     /// The kubeconfig, as it is.
     pub kubeconfig: Option<String>,
     /// Signature for our token.
@@ -38,7 +38,7 @@ struct Metadata {
 
 impl ClusterInfo {
     /// Reads an answer. `None`: it is no ConfigMap.
-    pub(super) fn read(body: &[u8], token: &Token) -> Option<Self> {
+    pub fn read(body: &[u8], token: &Token) -> Option<Self> {
         let map: ConfigMap = serde_json::from_slice(body).ok()?;
         let mut data = map.data.unwrap_or_default();
         let kubeconfig = data.remove("kubeconfig");
@@ -64,8 +64,11 @@ pub struct Place {
     pub ca_pem: Vec<u8>,
 }
 
-/// Where the kubeconfig leads, and the CAs in it. The error says what is wrong with it.
-pub(super) fn place(kubeconfig: &str) -> Result<(Place, Vec<Cert>), String> {
+/// Where the kubeconfig of a cluster-info leads, and the CAs in it.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn place(kubeconfig: &str) -> Result<(Place, Vec<Cert>), String> {
     let config: Kubeconfig = crate::yaml::from_str(kubeconfig).map_err(|_| "holds no kubeconfig")?;
     let cluster = config.discovered().ok_or("names no cluster")?;
     let pem = cluster.ca_pem().map_err(|e| format!("has a CA that is {e}"))?.ok_or("has no CA")?;
