@@ -26,11 +26,7 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
 
     let joining = cp.run("/root/kprov init 2>&1")?;
     clock.lap("init");
-    let line = joining
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("kprov join "))
-        .with_context(|| format!("init prints no join line:\n{joining}"))?
-        .to_owned();
+    let line = join_line(&joining)?;
     worker.run(&format!("/root/kprov join {line} 2>&1"))?;
     clock.lap("join");
     let kubectl = Kubectl(cp.clone());
@@ -61,8 +57,14 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What follows `kprov join ` in what init says.
+pub fn join_line(said: &str) -> anyhow::Result<String> {
+    let line = said.lines().find_map(|line| line.trim().strip_prefix("kprov join "));
+    line.map(str::to_owned).with_context(|| format!("init prints no join line:\n{said}"))
+}
+
 /// kprov and the bundle, beside each other, as a user would bring them.
-fn bring(host: &Host, machine: &Remote) -> anyhow::Result<()> {
+pub fn bring(host: &Host, machine: &Remote) -> anyhow::Result<()> {
     machine.upload(&host.kprov, "/root/kprov", "755")?;
     let name = host.bundle.file_name().and_then(|name| name.to_str()).context("the bundle has no name")?;
     machine.upload(&host.bundle, &format!("/root/{name}"), "644")

@@ -7,8 +7,11 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod bare;
+mod dice;
+mod disk;
 mod host;
 mod image;
+mod kills;
 mod kubectl;
 mod remote;
 mod tree;
@@ -23,7 +26,14 @@ use host::Host;
 type Scenario = (&'static str, fn(&Host) -> anyhow::Result<()>);
 
 /// In the order in which they run, one after the other: the two cores of a small host are the limit.
-const SCENARIOS: &[Scenario] = &[("bare_machines_init_join_reset", bare::run), ("up_and_down", up::run)];
+const SCENARIOS: &[Scenario] = &[
+    ("bare_machines_init_join_reset", bare::run),
+    ("up_and_down", up::run),
+    ("killed_and_run_again", kills::run),
+    ("up_killed_and_run_again", kills::up),
+    ("power_cuts_that_lose_unsynced_data", disk::power),
+    ("disk_full", disk::full),
+];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();

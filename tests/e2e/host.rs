@@ -6,13 +6,18 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use kprov_providers::Watch;
-use kprov_providers::local::{Dirs, Machines, base};
+use kprov_providers::local::{Dirs, Machines, Store, base};
 use tokio::runtime::Runtime;
 
+use crate::disk;
 use crate::remote::Remote;
 
-/// Where test state lives: fixed, so that the next run finds and sweeps what a killed one left.
+/// Where test state lives, unless KPROV_TEST_STATE says otherwise: fixed, so that the next run finds and sweeps what a
+/// killed one left. Two runs at once need two places.
 const STATE: &str = "/var/tmp/kprov-tests";
+
+/// In a set's directory: where its disks are, when that is not the everyday cache.
+const CACHE: &str = "cache";
 
 /// This host, fit for the scenarios.
 pub struct Host {
@@ -24,6 +29,7 @@ pub struct Host {
     pub bundle: PathBuf,
     /// Caches, shared with everyday use.
     pub cache: PathBuf,
+    root: PathBuf,
     runtime: Runtime,
 }
 
@@ -58,7 +64,8 @@ impl Host {
         let home = std::env::var_os("HOME").map(PathBuf::from).context("HOME is not set")?;
         let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from).join("kprov");
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let host = Self { kprov, probe, bundle, cache, runtime };
+        let root = std::env::var_os("KPROV_TEST_STATE").map_or_else(|| STATE.into(), PathBuf::from);
+        let host = Self { kprov, probe, bundle, cache, root, runtime };
         host.sweep();
         Ok(host)
     }
@@ -66,15 +73,18 @@ impl Host {
     /// Removes all machines of tests, those of this run and those of dead ones.
     pub fn sweep(&self) {
         self.sweep_clusters();
-        for entry in std::fs::read_dir(STATE).into_iter().flatten().flatten() {
-            if entry.path() == self.up_state() {
+        for entry in std::fs::read_dir(self.state("")).into_iter().flatten().flatten() {
+            if entry.path() == self.up_state() || entry.path() == self.state(disk::MOUNT) {
                 continue;
             }
             if entry.path().is_file() {
                 drop(std::fs::remove_file(entry.path()));
                 continue;
             }
-            let dirs = self.dirs(&entry.path());
+            let dirs = match std::fs::read_to_string(entry.path().join(CACHE)) {
+                Ok(cache) => dirs_of(Path::new(&cache), &entry.path()),
+                Err(_) => self.dirs(&entry.path()),
+            };
             let swept = self.wait(async {
                 match Machines::open(&dirs).await? {
                     Some(machines) => machines.destroy().await,
@@ -86,6 +96,7 @@ impl Host {
                 Err(error) => println!("sweeping {}: {error:#}", entry.path().display()),
             }
         }
+        disk::sweep(self);
     }
 
     /// Where `kprov up` of the scenarios keeps its clusters (XDG_STATE_HOME).
@@ -124,12 +135,24 @@ impl Host {
     }
 
     fn dirs(&self, state: &Path) -> Dirs {
-        Dirs { cache: self.cache.join("local"), state: state.to_owned() }
+        dirs_of(&self.cache.join("local"), state)
+    }
+
+    /// Name and tree of the template that bare machines are made from.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn base(&self) -> anyhow::Result<(String, PathBuf)> {
+        self.wait(async {
+            let store = Store::open(&self.cache.join("local")).await?;
+            let name = base::ensure(&store, &Watch::quiet()).await?;
+            Ok((name.clone(), store.template(&name)))
+        })
     }
 
     /// A state directory of this name, for `kprov up` too; swept with everything else.
     pub fn state(&self, name: &str) -> PathBuf {
-        Path::new(STATE).join(name)
+        self.root.join(name)
     }
 
     /// Truly bare machines, started: no more than systemd, dbus, sshd, iproute2, kmod and mount.
@@ -137,9 +160,18 @@ impl Host {
     /// # Errors
     /// When they cannot be made.
     pub fn bare(&self, set: &str, names: &[&str]) -> anyhow::Result<Bare<'_>> {
-        let dirs = self.dirs(&self.state(set));
+        self.bare_in(&self.dirs(&self.state(set)), set, names)
+    }
+
+    /// The same, with disks in another place.
+    ///
+    /// # Errors
+    /// When they cannot be made.
+    pub fn bare_in(&self, dirs: &Dirs, set: &str, names: &[&str]) -> anyhow::Result<Bare<'_>> {
+        std::fs::create_dir_all(&dirs.state)?;
+        std::fs::write(dirs.state.join(CACHE), dirs.cache.as_os_str().as_encoded_bytes())?;
         let machines = self.wait(async {
-            let mut machines = Machines::open_or_create(&dirs, set, None, &[]).await?;
+            let mut machines = Machines::open_or_create(dirs, set, None, &[]).await?;
             let template = base::ensure(machines.store(), &Watch::quiet()).await?;
             for name in names {
                 machines.add(name, &template).await?;
@@ -147,14 +179,20 @@ impl Host {
             }
             anyhow::Ok(machines)
         })?;
-        Ok(Bare { host: self, machines })
+        Ok(Bare { host: self, machines, state: dirs.state.clone() })
     }
+}
+
+/// Where disks and records of a set of machines are.
+pub fn dirs_of(cache: &Path, state: &Path) -> Dirs {
+    Dirs { cache: cache.to_owned(), state: state.to_owned() }
 }
 
 /// Bare machines of one network.
 pub struct Bare<'a> {
     host: &'a Host,
     machines: Machines,
+    state: PathBuf,
 }
 
 impl Bare<'_> {
@@ -181,6 +219,20 @@ impl Bare<'_> {
     /// When it does not come up.
     pub fn start(&mut self, machine: &str) -> anyhow::Result<()> {
         self.host.wait(self.machines.start(machine))
+    }
+
+    /// Where the set is remembered.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Removes all of them.
+    ///
+    /// # Errors
+    /// When something stays.
+    pub fn destroy(self) -> anyhow::Result<()> {
+        self.host.wait(self.machines.destroy())?;
+        std::fs::remove_dir_all(&self.state).context("removing the set's record")
     }
 
     /// Its address.

@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -11,7 +12,7 @@ use serde_json::Value;
 use crate::host::{Clock, Host};
 use crate::{image, kubectl};
 
-const NAME: &str = "e2e";
+pub const NAME: &str = "e2e";
 
 /// The scenario.
 pub fn run(host: &Host) -> anyhow::Result<()> {
@@ -72,17 +73,17 @@ const NEW_HOST_KEY: &str = "rm /etc/ssh/ssh_host_ed25519_key* && ssh-keygen -q -
      /etc/ssh/ssh_host_ed25519_key && (systemctl restart ssh.service || true)";
 
 /// The command under test with a state directory of its own.
-struct Kprov<'a> {
+pub struct Kprov<'a> {
     host: &'a Host,
     state: PathBuf,
 }
 
 impl<'a> Kprov<'a> {
-    fn new(host: &'a Host) -> Self {
+    pub fn new(host: &'a Host) -> Self {
         Self { host, state: host.up_state() }
     }
 
-    fn bundle(&self) -> &'a str {
+    pub fn bundle(&self) -> &'a str {
         self.host.bundle.to_str().unwrap_or_default()
     }
 
@@ -104,10 +105,20 @@ impl<'a> Kprov<'a> {
         self.command(args).output().context("running kprov")
     }
 
-    fn ok(&self, args: &[&str]) -> anyhow::Result<String> {
+    pub fn ok(&self, args: &[&str]) -> anyhow::Result<String> {
         let output = self.run(args)?;
         ensure!(output.status.success(), "kprov {}: {}", args.join(" "), all(&output));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Starts a command and kills it after a while; true where it ended before.
+    pub fn kill(&self, args: &[&str], after: Duration) -> anyhow::Result<bool> {
+        let mut child = self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        std::thread::sleep(after);
+        let ended = child.try_wait()?.is_some();
+        child.kill()?;
+        child.wait()?;
+        Ok(ended)
     }
 
     /// The command must fail with this code and say this word.
@@ -119,7 +130,7 @@ impl<'a> Kprov<'a> {
         Ok(())
     }
 
-    fn nodes(&self, wanted: usize) -> anyhow::Result<()> {
+    pub fn nodes(&self, wanted: usize) -> anyhow::Result<()> {
         let nodes: Value = serde_json::from_str(&self.ok(&["kubectl", "get", "nodes", "-o", "json"])?)?;
         let nodes = kubectl::items(&nodes);
         ensure!(nodes.len() == wanted, "{} nodes instead of {wanted}", nodes.len());
@@ -154,7 +165,7 @@ impl<'a> Kprov<'a> {
     }
 
     /// Id of our cluster's network.
-    fn id(&self) -> anyhow::Result<String> {
+    pub fn id(&self) -> anyhow::Result<String> {
         let record: Value = serde_json::from_slice(&std::fs::read(self.machines().join("machines.json"))?)?;
         Ok(record["network"]["id"].as_str().context("no network id")?.to_owned())
     }
@@ -172,7 +183,7 @@ fn all(output: &Output) -> String {
 
 /// What of a cluster is on the host: links, namespaces, mounts, rules, cgroups, disks. All of it is named after its
 /// network's id, so other clusters of this host do not count.
-fn traces(host: &Host, id: &str) -> anyhow::Result<Vec<String>> {
+pub fn traces(host: &Host, id: &str) -> anyhow::Result<Vec<String>> {
     let disks = format!("find '{}' -maxdepth 4", host.cache.join("local").display());
     let mut lines = Vec::new();
     for (what, command) in [

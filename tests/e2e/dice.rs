@@ -1,0 +1,34 @@
+//! Random moments that a seed brings back.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Numbers that follow from a seed: xorshift64*.
+pub struct Dice(u64);
+
+impl Dice {
+    /// From KPROV_TEST_SEED, else from the clock; printed, so that a failure can be had again.
+    pub fn printed() -> Self {
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
+        let seed = number("KPROV_TEST_SEED").unwrap_or_else(clock);
+        println!("  KPROV_TEST_SEED={seed}");
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    /// A moment within this time.
+    pub fn within(&mut self, span: Duration) -> Duration {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let throw = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32;
+        span.mul_f64(throw as f64 / f64::from(u32::MAX))
+    }
+}
+
+/// How many tries of a kind: KPROV_TEST_KILLS, which `make soak` sets, else so many.
+pub fn tries(few: u64) -> u64 {
+    number("KPROV_TEST_KILLS").unwrap_or(few)
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
