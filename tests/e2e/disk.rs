@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 use crate::bare::{bring, join_line};
 use crate::dice::{Dice, tries};
 use crate::host::{Bare, Clock, Host, dirs_of};
-use crate::kubectl::Kubectl;
+use crate::kubectl::{Kubectl, wait};
 use crate::remote::Remote;
 
 const READY: Duration = Duration::from_secs(180);
@@ -173,12 +173,17 @@ fn cut_during(
     let start = Instant::now();
     std::thread::sleep(moment.saturating_sub(start.elapsed()));
     cut(disk, machines)?;
+    if machine != "cp-1" {
+        // The control plane was cut off as well, and is on its way back.
+        let kubectl = Kubectl(machines.remote("cp-1")?);
+        wait(READY, || kubectl.run("get --raw /readyz"))?;
+    }
     let what = || format!("kprov {command} again, after a power cut in second {:.3}", moment.as_secs_f64());
     remote.run(&format!("/root/kprov {command} 2>&1")).with_context(what)
 }
 
 /// Free space that `init` meets, in MB: nothing, too little for one stage after another.
-const LEFT: [u64; 6] = [0, 30, 150, 300, 500, 800];
+const LEFT: [u64; 6] = [0, 100, 560, 600, 680, 760];
 
 /// A disk that is full: one clear error, and the same command again once there is room.
 pub fn full(host: &Host) -> anyhow::Result<()> {
@@ -203,15 +208,19 @@ fn sizes(host: &Host, machines: &mut Bare<'_>) -> anyhow::Result<()> {
         ensure!(code == Some(1) || code == Some(3) || code == Some(0), "with {left} MB left: {code:?}\n{said}");
         ensure!(!said.contains("panicked"), "with {left} MB left:\n{said}");
         if code != Some(0) {
-            let words = ["No space left", "no space left", "disk is full", "nearly full"];
+            let words = ["No space left", "no space left", "are free"];
             ensure!(words.iter().any(|word| said.contains(word)), "with {left} MB left the disk is not named:\n{said}");
         }
         machine.run("rm -f /filler")?;
         machine.run("/root/kprov init 2>&1").with_context(|| format!("init again, after {left} MB were left"))?;
-        Kubectl(machine.clone()).wait_all_ready(1, READY)?;
-        machine.run("/root/kprov reset --force 2>&1")?;
-        clock.lap(&format!("{left} MB left: exit {}, then init again, Ready, reset", code.unwrap_or(-1)));
+        clock.lap(&format!("{left} MB left: exit {}, then init again", code.unwrap_or(-1)));
+        if LEFT.last() != Some(&left) {
+            machine.run("/root/kprov reset --force 2>&1")?;
+            clock.lap("reset");
+        }
     }
+    Kubectl(machine.clone()).wait_all_ready(1, READY)?;
+    clock.lap("all Ready");
     Ok(())
 }
 
