@@ -1,19 +1,19 @@
 //! Phase `host`: kernel modules and sysctls that Kubernetes needs, now and after a reboot. kubeadm wants a person to do
-//! this. The first step also journals what the programs that are started later will leave on the machine.
+//! this. One step also journals what the programs that are started later will leave on the machine.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use kprov_providers::machine::Command;
 use kprov_providers::steps::{Grows, Label, Sysctl, WriteFile};
-use kprov_providers::{Key, Machine, Made, Outputs, Status, Step, Watch, labelled};
+use kprov_providers::{Machine, Made, Outputs, Status, Step, Watch, labelled};
 
 use crate::facts::{Facts, NO_RESOLVERS};
 use crate::plan::Plan;
 
 /// Phase name.
 pub const PHASE: &str = "host";
-/// Key of the first step, which journals what grows on the machine: whatever makes such a thing needs it.
+/// Key of the step which journals what grows on the machine: whatever makes such a thing needs it.
 pub const FIRST: &str = "host/sysctl-file";
 
 /// Without any resolver CoreDNS would not start. One in the discard-only prefix (RFC 6666) is never reached, and fails
@@ -75,21 +75,21 @@ pub fn host(facts: &Facts, v6: bool, machine: &Arc<dyn Machine>) -> Plan {
         plan.add(WriteFile::new(Label::new("host/resolvers", PHASE), machine.clone(), NO_RESOLVERS, NOWHERE));
         first = first.needs(["host/resolvers"]);
     }
+    // Before the first step: some of the settings that it remembers are there only once their modules are.
+    if !facts.modules.is_empty() {
+        let text: String = facts.modules.iter().map(|module| format!("{module}\n")).collect();
+        let label = Label::new("host/modules-file", PHASE);
+        plan.add(WriteFile::new(label, machine.clone(), MODULES_FILE, text));
+        let label = Label::new("host/modules", PHASE).needs(["host/modules-file"]);
+        plan.add(Modules { label, machine: machine.clone(), modules: facts.modules.clone() });
+        first = first.needs(["host/modules"]);
+    }
     let sysctls = sysctls(facts, v6);
     let lines: String = sysctls.iter().map(|name| format!("{name} = 1\n")).collect();
     let file = WriteFile::new(first, machine.clone(), SYSCTL_FILE, lines);
     plan.add(Grows::new(file, machine.clone()).trees(TREES).dirs(DIRS).files(FILES).sysctls(THEIRS).units(UNITS));
-    let mut last = Key::new(FIRST);
-    if !facts.modules.is_empty() {
-        let text: String = facts.modules.iter().map(|module| format!("{module}\n")).collect();
-        let label = Label::new("host/modules-file", PHASE).needs([last]);
-        plan.add(WriteFile::new(label, machine.clone(), MODULES_FILE, text));
-        let label = Label::new("host/modules", PHASE).needs(["host/modules-file"]);
-        plan.add(Modules { label, machine: machine.clone(), modules: facts.modules.clone() });
-        last = Key::new("host/modules");
-    }
     for name in sysctls {
-        let label = Label::new(format!("host/sysctl/{name}"), PHASE).needs([last.clone()]);
+        let label = Label::new(format!("host/sysctl/{name}"), PHASE).needs([FIRST]);
         plan.add(Sysctl::new(label, machine.clone(), name, "1"));
     }
     plan
@@ -177,9 +177,9 @@ mod tests {
         assert_eq!(
             keys(&loading, true),
             [
-                "host/sysctl-file",
                 "host/modules-file",
                 "host/modules",
+                "host/sysctl-file",
                 "host/sysctl/net.ipv4.ip_forward",
                 "host/sysctl/net.bridge.bridge-nf-call-iptables",
                 "host/sysctl/net.bridge.bridge-nf-call-ip6tables",
