@@ -13,6 +13,9 @@ use crate::tree::Tree;
 /// How long nodes and system pods may take until they are Ready.
 const READY: Duration = Duration::from_secs(180);
 
+/// How long after its pods are Ready a Service may take until it answers.
+const ANSWER: Duration = Duration::from_secs(20);
+
 /// The scenario.
 pub fn run(host: &Host) -> anyhow::Result<()> {
     let mut machines = host.bare("bare", &["cp-1", "worker-1"])?;
@@ -36,8 +39,8 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     clock.lap("init again, nothing to do");
 
     let nodes = (machines.hostname("cp-1"), machines.hostname("worker-1"));
-    workload(host, &kubectl, &[&cp, &worker], &nodes)?;
-    network(&kubectl, &nodes, &addresses)?;
+    workload(host, &kubectl, &[&cp, &worker], &nodes, Duration::from_secs(60))?;
+    network(&kubectl, &nodes, &addresses, ANSWER)?;
     clock.lap("DNS, ClusterIP, NodePort and hostPort across nodes");
 
     power_cut(&mut machines, &kubectl, &nodes)?;
@@ -79,7 +82,13 @@ fn again_changes_nothing(cp: &Remote) -> anyhow::Result<()> {
 }
 
 /// The image onto both nodes, then the pods and services; waits until the pods are Ready.
-fn workload(host: &Host, kubectl: &Kubectl, all: &[&Remote], nodes: &(String, String)) -> anyhow::Result<()> {
+pub fn workload(
+    host: &Host,
+    kubectl: &Kubectl,
+    all: &[&Remote],
+    nodes: &(String, String),
+    limit: Duration,
+) -> anyhow::Result<()> {
     let archive = host.state("probe.tar");
     image::write(&host.probe, &archive)?;
     for machine in all {
@@ -91,7 +100,7 @@ fn workload(host: &Host, kubectl: &Kubectl, all: &[&Remote], nodes: &(String, St
     std::fs::write(&path, manifest)?;
     kubectl.0.upload(&path, "/root/workload.yaml", "644")?;
     kubectl.run("apply -f /root/workload.yaml")?;
-    wait(Duration::from_secs(60), || {
+    wait(limit, || {
         for pod in ["web-cp", "web-worker", "client-cp", "client-worker"] {
             let found = kubectl.get(&format!("pod {pod}"))?;
             ensure!(ready(&found), "pod {} is not Ready: {}", name(&found), found["status"]);
@@ -101,7 +110,12 @@ fn workload(host: &Host, kubectl: &Kubectl, all: &[&Remote], nodes: &(String, St
 }
 
 /// From a pod on each node to the server on the other one: by name, by NodePort of both nodes, by hostPort.
-fn network(kubectl: &Kubectl, nodes: &(String, String), addresses: &(String, String)) -> anyhow::Result<()> {
+pub fn network(
+    kubectl: &Kubectl,
+    nodes: &(String, String),
+    addresses: &(String, String),
+    limit: Duration,
+) -> anyhow::Result<()> {
     for (client, server, node, address) in
         [("client-cp", "web-worker", &nodes.1, &addresses.1), ("client-worker", "web-cp", &nodes.0, &addresses.0)]
     {
@@ -109,23 +123,26 @@ fn network(kubectl: &Kubectl, nodes: &(String, String), addresses: &(String, Str
         let service = kubectl.get(&format!("service {server}"))?;
         let wanted = service["spec"]["clusterIP"].as_str().unwrap_or_default();
         let name = format!("{server}.default.svc.cluster.local");
-        let found = kubectl.run(&format!("exec {client} -- /probe resolve {name}"))?;
-        ensure!(found.trim() == wanted, "DNS in {client} says {name} is {found}, its ClusterIP is {wanted}");
+        wait(limit, || {
+            let found = kubectl.run(&format!("exec {client} -- /probe resolve {name}"))?;
+            ensure!(found.trim() == wanted, "DNS in {client} says {name} is {found}, its ClusterIP is {wanted}");
+            Ok(())
+        })?;
         for (what, target) in [
             ("ClusterIP by name", format!("{server}:80")),
             ("NodePort of cp", format!("{}:{port}", addresses.0)),
             ("NodePort of worker", format!("{}:{port}", addresses.1)),
             ("hostPort", format!("{address}:8081")),
         ] {
-            fetch(kubectl, client, &target, node).with_context(|| format!("{what}: {target} from {client}"))?;
+            fetch(kubectl, client, &target, node, limit).with_context(|| format!("{what}: {target} from {client}"))?;
         }
     }
     Ok(())
 }
 
 /// GET from a pod; the answer must come from the server on that node.
-fn fetch(kubectl: &Kubectl, client: &str, target: &str, node: &str) -> anyhow::Result<()> {
-    wait(Duration::from_secs(20), || {
+fn fetch(kubectl: &Kubectl, client: &str, target: &str, node: &str, limit: Duration) -> anyhow::Result<()> {
+    wait(limit, || {
         let page = kubectl.run(&format!("exec {client} -- /probe get {target}"))?;
         ensure!(page.trim() == format!("from {node}"), "answered: {page}");
         Ok(())
@@ -145,5 +162,5 @@ fn power_cut(machines: &mut crate::host::Bare<'_>, kubectl: &Kubectl, nodes: &(S
         ensure!(ready(&after), "not Ready: {}", after["status"]);
         Ok(())
     })?;
-    fetch(kubectl, "client-cp", "web-worker:80", &nodes.1)
+    fetch(kubectl, "client-cp", "web-worker:80", &nodes.1, ANSWER)
 }

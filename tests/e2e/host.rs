@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use kprov_providers::Watch;
+use kprov_providers::local::network::Network;
 use kprov_providers::local::{Dirs, Machines, Store, base};
 use tokio::runtime::Runtime;
 
-use crate::disk;
 use crate::remote::Remote;
+use crate::{disk, qemu};
 
 /// Where test state lives, unless KPROV_TEST_STATE says otherwise: fixed, so that the next run finds and sweeps what a
 /// killed one left. Two runs at once need two places.
@@ -81,6 +82,7 @@ impl Host {
                 drop(std::fs::remove_file(entry.path()));
                 continue;
             }
+            qemu::sweep(&entry.path());
             let dirs = match std::fs::read_to_string(entry.path().join(CACHE)) {
                 Ok(cache) => dirs_of(Path::new(&cache), &entry.path()),
                 Err(_) => self.dirs(&entry.path()),
@@ -241,6 +243,16 @@ impl Bare<'_> {
     /// When there is none of this name.
     pub fn address(&self, machine: &str) -> anyhow::Result<String> {
         Ok(self.machines.get(machine)?.address.to_string())
+    }
+
+    /// The network that they are in.
+    pub fn network(&self) -> &Network {
+        &self.machines.record().network
+    }
+
+    /// The private key that logs in to all of them.
+    pub fn key(&self) -> PathBuf {
+        self.machines.key_path()
     }
 
     /// Its host name, which is its node's name.

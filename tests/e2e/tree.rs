@@ -61,6 +61,7 @@ const SYSCTLS: &[&str] = &[
     "net/ipv4/ip_forward",
     "net/ipv6/conf/all/forwarding",
     "net/ipv6/conf/default/forwarding",
+    "net/netfilter/nf_conntrack_max",
     "net/netfilter/nf_conntrack_tcp_be_liberal",
     "net/netfilter/nf_conntrack_tcp_timeout_close_wait",
     "net/netfilter/nf_conntrack_tcp_timeout_established",
@@ -99,6 +100,18 @@ impl Tree {
     /// # Errors
     /// When it cannot be looked at.
     pub fn of(machine: &Remote, address: &str) -> anyhow::Result<Self> {
+        Self::with(machine, &ruleset(address)?)
+    }
+
+    /// Looks at a machine that has `nft` at hand, as this command.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn there(machine: &Remote, nft: &str) -> anyhow::Result<Self> {
+        Self::with(machine, &machine.run(&format!("{nft} --stateless list ruleset"))?)
+    }
+
+    fn with(machine: &Remote, rules: &str) -> anyhow::Result<Self> {
         let mut script = LIST.to_owned();
         for name in SYSCTLS {
             script.push_str(&format!("[ -r /proc/sys/{name} ] && echo \"sysctl {name} $(cat /proc/sys/{name})\"\n"));
@@ -107,7 +120,7 @@ impl Tree {
         let listed = machine.run(&script).context("listing the machine")?;
         let mut lines: BTreeSet<String> = listed.lines().map(|line| line.trim_end().to_owned()).collect();
         ensure!(lines.iter().filter(|line| line.starts_with("hash ")).count() > 1000, "the list of files is not whole");
-        lines.extend(ruleset(address)?);
+        lines.extend(rules.lines().enumerate().map(|(number, line)| format!("nft {number:05} {line}")));
         Ok(Self(lines))
     }
 
@@ -152,7 +165,7 @@ fn matches(pattern: &str, line: &str) -> bool {
 }
 
 /// The nftables ruleset of the machine with this address, without counters.
-fn ruleset(address: &str) -> anyhow::Result<Vec<String>> {
+fn ruleset(address: &str) -> anyhow::Result<String> {
     let names = std::fs::read_dir("/run/netns").context("looking for the machine's network namespace")?;
     for name in names.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
         let shown = Command::new("ip").args(["-n", &name, "-4", "-o", "addr", "show"]).output()?;
@@ -162,8 +175,7 @@ fn ruleset(address: &str) -> anyhow::Result<Vec<String>> {
         let output =
             Command::new("ip").args(["netns", "exec", &name, "nft", "--stateless", "list", "ruleset"]).output()?;
         ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        return Ok(text.lines().enumerate().map(|(number, line)| format!("nft {number:05} {line}")).collect());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     bail!("no network namespace of this host has the address {address}")
 }

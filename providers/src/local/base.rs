@@ -99,16 +99,20 @@ pub async fn ensure(store: &Store, watch: &Watch) -> anyhow::Result<String> {
     }
     watch.say("making the bare Debian base (once, about a minute)");
     let partial = store.begin(&name).await?;
-    debootstrap(&partial, watch).await.context("making the base of machines")?;
+    debootstrap(&partial, SUITE, PACKAGES, watch).await.context("making the base of machines")?;
     fit(&partial).context("fitting the base of machines")?;
     store.finish(&name).await?;
     Ok(name)
 }
 
-async fn debootstrap(root: &Path, watch: &Watch) -> anyhow::Result<()> {
-    let include = format!("--include={PACKAGES}");
+/// Debian's essential packages of a release, and `packages` (names with commas between them), into an empty directory.
+///
+/// # Errors
+/// When debootstrap fails; the last lines of what it said are in the error.
+pub async fn debootstrap(root: &Path, suite: &str, packages: &str, watch: &Watch) -> anyhow::Result<()> {
+    let include = format!("--include={packages}");
     let mut child = Command::new("debootstrap")
-        .args(["--variant=minbase", &include, SUITE, text(root)?])
+        .args(["--variant=minbase", &include, suite, text(root)?])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
