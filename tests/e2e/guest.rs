@@ -104,9 +104,7 @@ fn systemd_driver(kubectl: &Kubectl, worker: &Remote, node: &str) -> anyhow::Res
     let containerd = worker.run("cat /etc/containerd/config.toml")?;
     ensure!(containerd.contains("SystemdCgroup = true"), "containerd's configuration:\n{containerd}");
 
-    let group = worker.run(
-        "for at in /proc/[0-9]*; do tr '\\0' ' ' <$at/cmdline 2>/dev/null | grep -q '^/probe serve' && cat $at/cgroup; done; true",
-    )?;
+    let group = worker.run("cat $(dirname $(grep -lzx 'serv[e]' /proc/[0-9]*/cmdline))/cgroup")?;
     let inside = group.trim().strip_prefix("0::/kubepods.slice/").is_some_and(|rest| rest.ends_with(".scope"));
     ensure!(inside, "the pod's cgroup is {group:?}");
     let scope = group.trim().rsplit('/').next().unwrap_or_default();
