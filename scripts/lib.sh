@@ -68,6 +68,25 @@ packages() {
         { tail -n 20 "$CACHE/apt.log" >&2; die "cannot install ${missing[*]}" "apt-get install ${missing[*]}"; }
 }
 
+# unpacked NAME...: programs of Debian packages without installing these: as installed services they would start, and
+# open ports on the user's machine.
+unpacked() {
+    local name to="$CACHE/tools/debian"
+    command -v apt-get >/dev/null || return 0
+    for name in "$@"; do
+        [ ! -e "$to/.$name" ] || continue
+        echo "unpacking $name"
+        mkdir -p "$to"
+        rm -rf "$CACHE/tools/debs"
+        mkdir -p "$CACHE/tools/debs"
+        (cd "$CACHE/tools/debs" && { apt-get download -q "$name" || { apt-get update -q && apt-get download -q "$name"; }; }) >"$CACHE/apt.log" 2>&1 ||
+            { tail -n 20 "$CACHE/apt.log" >&2; die "cannot fetch the package $name" "apt-get download $name"; }
+        dpkg-deb -x "$CACHE"/tools/debs/*.deb "$to"
+        rm -rf "$CACHE/tools/debs"
+        touch "$to/.$name"
+    done
+}
+
 # The Rust toolchain of rust-toolchain.toml: the user's, else the distribution's rustup package.
 rust() {
     if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then

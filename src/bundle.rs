@@ -6,6 +6,7 @@
 pub mod build;
 pub mod diff;
 pub mod error;
+pub mod fetch;
 pub mod images;
 pub mod inspect;
 mod layer;

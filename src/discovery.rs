@@ -8,7 +8,7 @@
 //! What cannot change by waiting (a refused pin, a wrong secret) ends at once; what may (nobody answers, no signature yet)
 //! is said at once and tried again for as long as it makes sense: [`Patience`].
 
-mod get;
+pub(crate) mod get;
 mod info;
 mod meet;
 mod own;

@@ -1,7 +1,8 @@
 //! Building a bundle from package registries alone: Go modules, and Debian packages in a build root of their own.
 //!
 //! Reading order: [`recipe`] (which parts, which versions), [`part`] (one part, built or taken from the cache),
-//! [`golang`] and [`root`] (the two tool chains), [`layer`] and [`assemble`] (images and the bundle itself).
+//! [`golang`] and [`root`] (the two tool chains), [`layer`] and [`assemble`] (images and the bundle itself). [`release`]
+//! builds one of official releases instead.
 
 mod assemble;
 mod debian;
@@ -9,6 +10,7 @@ mod golang;
 mod layer;
 mod part;
 mod recipe;
+pub mod release;
 mod root;
 mod run;
 mod sources;
@@ -22,6 +24,7 @@ use std::time::Instant;
 use kprov_providers::Events;
 use kprov_providers::event::{Event, State, Type};
 
+use super::fetch::FetchError;
 use super::pack::{PackError, Packed};
 pub use recipe::{DEFAULT_KUBERNETES, PARTS};
 pub use run::Running;
@@ -90,6 +93,9 @@ pub enum BuildError {
     /// [`Running::end`] was called.
     #[error("interrupted")]
     Interrupted,
+    /// What could not be fetched, all of it.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Fetch(Vec<FetchError>),
     /// Writing the bundle.
     #[error(transparent)]
     Pack(#[from] PackError),
@@ -99,6 +105,12 @@ impl BuildError {
     fn file(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |error| Self::File { what, error }
+    }
+}
+
+impl From<FetchError> for BuildError {
+    fn from(error: FetchError) -> Self {
+        Self::Fetch(vec![error])
     }
 }
 
@@ -127,11 +139,7 @@ pub struct Built {
 pub fn build(options: &Options, events: &Events, running: &Running) -> Result<Built> {
     let begun = Instant::now();
     let plan = recipe::plan(&options.kubernetes, &options.arch, &options.parts)?;
-    let dir = options.out.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !dir.is_dir() {
-        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-        return Err(BuildError::file(format!("the folder for the bundle, {}", dir.display()))(missing));
-    }
+    check_out(&options.out)?;
     let shop = Shop::open(&options.cache, &options.arch, events, running)?;
     let missing: Vec<_> = plan.parts.iter().filter(|p| !part::is_cached(&shop, p)).collect();
     if !missing.is_empty() {
@@ -143,6 +151,16 @@ pub fn build(options: &Options, events: &Events, running: &Running) -> Result<Bu
         assemble::bundle(&shop, &plan, &outcome.dirs, &options.out, options.level)
     })?;
     Ok(Built { packed, kept, cached: outcome.cached, built: outcome.built, seconds: begun.elapsed().as_secs_f64() })
+}
+
+/// Says that the bundle's folder is missing before hours have gone into it.
+fn check_out(out: &Path) -> Result<()> {
+    let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+    Err(BuildError::file(format!("the folder for the bundle, {}", dir.display()))(missing))
 }
 
 /// Beginning of the names of folders in which builds work.

@@ -25,7 +25,7 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    Build(build::Args),
+    Build(Box<build::Args>),
     Sign(sign::Sign),
     Verify(sign::Verify),
     Inspect(Inspect),
@@ -82,7 +82,7 @@ pub(super) fn refused(error: BundleError) -> Failure {
 /// Runs it; the exit code.
 pub(super) fn run(args: Args, shell: &Shell) -> Result<u8> {
     match args.command {
-        Command::Build(args) => build::run(args, shell),
+        Command::Build(args) => build::run(*args, shell),
         Command::Sign(args) => sign::sign(&args, shell).map(|()| 0),
         Command::Verify(args) => sign::verify(&args, shell).map(|()| 0),
         Command::Inspect(args) => look(&args, shell).map(|()| 0),

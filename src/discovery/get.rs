@@ -159,7 +159,8 @@ fn silence(error: &reqwest::Error) -> Silence {
 }
 
 /// A TLS error inside I/O errors, however deep; `source` steps over them.
-fn wrapped<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+/// An error of TLS within errors of reading and writing, however deep.
+pub(crate) fn wrapped<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     let inner: &'a (dyn std::error::Error + 'static) = cause.downcast_ref::<io::Error>()?.get_ref()?;
     inner.downcast_ref().or_else(|| wrapped(inner))
 }

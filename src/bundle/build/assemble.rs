@@ -48,15 +48,27 @@ pub(crate) fn bundle(
         blobs: bench.sources.iter().map(|(hex, (_, size))| Blob { sha256: hex.clone(), size: *size }).collect(),
     };
     manifest.arrange();
-    if let Some(packed) = same(&manifest, out) {
+    pack_or_keep(&manifest, &bench.sources, out, level)
+}
+
+/// Packs blobs that are on the disk, unless the file holds just these. True when it did.
+///
+/// # Errors
+/// When something cannot be read or written.
+pub(crate) fn pack_or_keep(
+    manifest: &Manifest,
+    sources: &BTreeMap<String, (PathBuf, u64)>,
+    out: &Path,
+    level: i32,
+) -> Result<(Packed, bool)> {
+    if let Some(packed) = same(manifest, out) {
         return Ok((packed, true));
     }
-    let sources = bench.sources;
     let open = |blob: &Blob| -> io::Result<Box<dyn Read>> {
         let (path, _) = sources.get(&blob.sha256).ok_or_else(|| io::Error::other("no source"))?;
         Ok(Box::new(File::open(path)?))
     };
-    Ok((pack(&manifest, open, out, level)?, false))
+    Ok((pack(manifest, open, out, level)?, false))
 }
 
 /// The bundle that is there, when it is whole and holds just this: packing takes minutes, reading seconds.
@@ -69,14 +81,20 @@ fn same(manifest: &Manifest, out: &Path) -> Option<Packed> {
     Some(Packed { id: found.id().ok()?, size, unpacked: tar_size(found.to_bytes().ok()?.len() as u64, &found) })
 }
 
-/// Versions of all parts, of Debian's packages, and of Go.
-fn versions(plan: &Plan, dirs: &BTreeMap<&'static str, PathBuf>) -> Result<BTreeMap<String, String>> {
+/// Versions of upstream's parts.
+pub(crate) fn plain_versions(plan: &Plan) -> BTreeMap<String, String> {
     let plain = |version: &str| version.trim_start_matches('v').to_owned();
     let mut all: BTreeMap<String, String> =
         plan.parts.iter().map(|part| (part.name.to_owned(), plain(&part.version))).collect();
     if let Some(kube) = all.remove("kube") {
         all.insert("kubernetes".into(), kube);
     }
+    all
+}
+
+/// Versions of all parts, of Debian's packages, and of Go.
+fn versions(plan: &Plan, dirs: &BTreeMap<&'static str, PathBuf>) -> Result<BTreeMap<String, String>> {
+    let mut all = plain_versions(plan);
     all.insert("go".into(), golang::PINNED.into());
     for dir in dirs.values() {
         let path = dir.join("versions");

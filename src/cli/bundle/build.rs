@@ -1,5 +1,7 @@
 //! `kprov bundle build`.
 
+mod release;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -13,14 +15,21 @@ use crate::cli::error::{Failure, Kind, Result};
 enum From {
     /// Go modules and Debian packages, compiled here.
     Source,
+    /// The projects' own programs and images, fetched and verified.
+    Release,
 }
 
-/// Build a bundle from package registries
+/// Build a bundle, from package registries or of official releases
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   kprov bundle build --from source --out kprov-bundle-v1.36.3-amd64.tar.zst
   kprov bundle build --from source --arch arm64 --out kprov-bundle-v1.36.3-arm64.tar.zst
-  kprov bundle build --from source --part etcd=v3.6.16 --install-tools --out bundle.tar.zst")]
+  kprov bundle build --from source --part etcd=v3.6.16 --install-tools --out bundle.tar.zst
+  kprov bundle build --from release --lock bundle.lock --out bundle.tar.zst
+  kprov bundle build --from release --mirror https://mirror.example/k8s --registry registry.example/k8s \\
+    --registry-credentials credentials.json --ca ca.pem --out bundle.tar.zst
+
+An interrupted build goes on where it was: run the same command again.")]
 pub(super) struct Args {
     /// Where the parts come from
     #[arg(long, value_enum)]
@@ -46,6 +55,8 @@ pub(super) struct Args {
     /// How hard to pack: 1 (quick) to 19 (small)
     #[arg(long, value_name = "LEVEL", default_value_t = crate::bundle::pack::LEVEL, value_parser = clap::value_parser!(i32).range(1..=19))]
     level: i32,
+    #[command(flatten)]
+    release: release::ReleaseArgs,
 }
 
 fn pair(text: &str) -> std::result::Result<(String, String), String> {
@@ -55,7 +66,6 @@ fn pair(text: &str) -> std::result::Result<(String, String), String> {
 
 /// Builds and says what came out.
 pub(super) fn run(args: Args, shell: &Shell) -> Result<u8> {
-    let From::Source = args.from;
     let cache = match args.cache {
         Some(cache) => cache,
         None => super::search::cache().ok_or_else(|| {
@@ -76,6 +86,17 @@ pub(super) fn run(args: Args, shell: &Shell) -> Result<u8> {
         cache,
         level: args.level,
     };
+    if args.from == From::Release {
+        if options.install_tools {
+            return Err(Failure::usage("--install-tools goes with --from source: nothing is compiled for a release"));
+        }
+        return release::run(args.release, options, shell);
+    }
+    if let Some(flag) = args.release.given() {
+        return Err(Failure::usage(format!(
+            "{flag} goes with --from release: what is compiled here has no such source"
+        )));
+    }
     act(shell, move |work| async move {
         let out = options.out.clone();
         let running = Running::default();
@@ -106,19 +127,23 @@ fn summary(out: &std::path::Path, built: &Built) -> String {
         return format!("{}: nothing to do, it holds just this\n", out.display());
     }
     let mb = |bytes: u64| bytes as f64 / 1e6;
+    let parts = if built.built.is_empty() && built.cached.is_empty() {
+        String::new()
+    } else {
+        format!(" {} parts built and {} from the cache", built.built.len(), built.cached.len())
+    };
     format!(
-        "{}: {:.1} MB packed, {:.1} MB unpacked, {} parts built and {} from the cache in {:.0} s\n",
+        "{}: {:.1} MB packed, {:.1} MB unpacked,{parts} in {:.0} s\n",
         out.display(),
         mb(built.packed.size),
         mb(built.packed.unpacked),
-        built.built.len(),
-        built.cached.len(),
         built.seconds,
     )
 }
 
 fn failure(error: BuildError) -> Failure {
     match &error {
+        BuildError::Fetch(errors) => release::failure(errors, error.to_string()),
         BuildError::Unknown(_) => Failure::usage(&error),
         BuildError::Interrupted => Failure { kind: Kind::Cancelled, error: error.into(), hints: Vec::new() }
             .hint("run the same command again: finished parts are kept"),
