@@ -367,8 +367,18 @@ pub fn killed() -> Result<(), LeftOut> {
     for round in 1_u64..=4 {
         let mut build = scene.build(&slow.url(), &images.url(), "cache");
         let mut child = build.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // A moment later each time, but never so late that it is done.
-        std::thread::sleep(Duration::from_millis(250 * round));
+        // Somewhat later each time, in the middle of some file.
+        let (begun, mut pause) = (Instant::now(), Duration::from_millis(5));
+        loop {
+            let (_, parts) = scene.cached("cache");
+            if parts.iter().any(|bytes| *bytes > 10_000 * round) {
+                break;
+            }
+            assert!(child.try_wait().unwrap().is_none(), "it came to its end before it was killed");
+            assert!(begun.elapsed() < Duration::from_secs(60), "nothing comes");
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(40));
+        }
         child.kill().unwrap();
         child.wait().unwrap();
         resumable += scene.cached("cache").1.iter().filter(|bytes| **bytes > 0).count();
