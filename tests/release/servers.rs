@@ -93,10 +93,10 @@ pub fn nginx(root: &Path, tls: Option<&Tls>) -> Result<Server, LeftOut> {
     let ssl = if tls.is_some() { "ssl" } else { "" };
     let temporary: String =
         ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {kind};")).concat();
-    // Readable by its worker also where that is nobody: the files are in root's temporary folder.
+    // One process, so that nothing outlives it. As root it would change to nobody, who cannot read our folders.
     let user = if crate::tools::root().is_ok() { "user root;" } else { "" };
     let conf = format!(
-        "{user} daemon off; worker_processes 1; pid pid; error_log error.log;\n\
+        "{user} daemon off; master_process off; pid pid; error_log error.log;\n\
          events {{ worker_connections 256; }}\n\
          http {{ access_log off; {temporary}\n\
          server {{ listen {address} {ssl}; root {}; {guard} }} }}\n",
