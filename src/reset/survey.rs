@@ -151,6 +151,8 @@ fn files(
         wanted.extend(STATIC_PODS.map(|name| Task::File(format!("{MANIFESTS}/{name}.yaml"))));
         wanted.extend(NODE_FILES.map(|path| Task::File(path.to_owned())));
         wanted.push(Task::Empty(KUBELET_DIR.to_owned()));
+        // As its links: a node that an earlier kubeadm reset left has it from before us, and it leads nowhere any more.
+        wanted.push(Task::File("/etc/cni/net.d/10-flannel.conflist".to_owned()));
         if etcd_was_here(machine)? {
             wanted.push(Task::Empty(ETCD_DIR.to_owned()));
         }
@@ -162,7 +164,6 @@ fn files(
         wanted.push(Task::Empty(pki.to_owned()));
         let grown = ["/var/lib/cni", "/run/flannel", "/var/log/pods", "/var/log/containers"];
         wanted.extend(grown.map(|path| Task::Tree(path.to_owned())));
-        wanted.push(Task::File("/etc/cni/net.d/10-flannel.conflist".to_owned()));
     }
     if config.cleanup_tmp_dir == Some(true) {
         wanted.push(Task::Tree("/etc/kubernetes/tmp".to_owned()));

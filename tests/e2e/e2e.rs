@@ -11,9 +11,11 @@ mod bare;
 mod debian;
 mod dice;
 mod disk;
+mod foreign;
 mod guest;
 mod host;
 mod image;
+mod interop;
 mod kills;
 mod kubectl;
 mod qemu;
@@ -33,6 +35,7 @@ type Scenario = (&'static str, fn(&Host) -> anyhow::Result<()>);
 const SCENARIOS: &[Scenario] = &[
     ("bare_machines_init_join_reset", bare::run),
     ("up_and_down", up::run),
+    ("interop_with_kubeadm", interop::run),
     ("killed_and_run_again", kills::run),
     ("up_killed_and_run_again", kills::up),
     ("power_cuts_that_lose_unsynced_data", disk::power),

@@ -28,6 +28,10 @@ pub struct Host {
     pub probe: PathBuf,
     /// The bundle.
     pub bundle: PathBuf,
+    /// The real kubeadm.
+    pub kubeadm: PathBuf,
+    /// kubeadm's own checks of a finished cluster.
+    pub checks: PathBuf,
     /// Caches, shared with everyday use.
     pub cache: PathBuf,
     root: PathBuf,
@@ -42,6 +46,7 @@ impl Host {
     pub fn prepare() -> anyhow::Result<Self> {
         let file = |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_file());
         let (kprov, probe, bundle) = (file("KPROV_STATIC"), file("KPROV_PROBE"), file("KPROV_BUNDLE"));
+        let (kubeadm, checks) = (file("KPROV_KUBEADM"), file("KPROV_E2E_KUBEADM"));
         let root = std::fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0);
         let mut missing = Vec::new();
         if !root {
@@ -56,17 +61,25 @@ impl Host {
         if bundle.is_none() {
             missing.push("KPROV_BUNDLE: a bundle (make bundle)".to_owned());
         }
+        if kubeadm.is_none() {
+            missing.push("KPROV_KUBEADM: the real kubeadm (scripts/kubeadm)".to_owned());
+        }
+        if checks.is_none() {
+            missing.push("KPROV_E2E_KUBEADM: kubeadm's own checks of a cluster (scripts/e2e-kubeadm)".to_owned());
+        }
         if let Err(unfit) = kprov_providers::local::host::check() {
             missing.push(unfit.to_string());
         }
-        let (Some(kprov), Some(probe), Some(bundle), true) = (kprov, probe, bundle, missing.is_empty()) else {
+        let (Some(kprov), Some(probe), Some(bundle), Some(kubeadm), Some(checks), true) =
+            (kprov, probe, bundle, kubeadm, checks, missing.is_empty())
+        else {
             bail!("missing: {}", missing.join("; "));
         };
         let home = std::env::var_os("HOME").map(PathBuf::from).context("HOME is not set")?;
         let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from).join("kprov");
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let root = std::env::var_os("KPROV_TEST_STATE").map_or_else(|| STATE.into(), PathBuf::from);
-        let host = Self { kprov, probe, bundle, cache, root, runtime };
+        let host = Self { kprov, probe, bundle, kubeadm, checks, cache, root, runtime };
         host.sweep();
         Ok(host)
     }
