@@ -23,6 +23,7 @@ use anyhow::bail;
 use ipnet::Ipv4Net;
 use kprov_providers::Events;
 use kprov_providers::local::Machines;
+use kprov_providers::local::store::Held;
 use tokio::sync::Mutex;
 
 use self::places::{ClusterRecord, FORMAT, Places};
@@ -73,6 +74,8 @@ pub struct Ground {
     pub kprov: PathBuf,
     /// The template's name.
     pub template: String,
+    /// Keeps it from being forgotten by another `up`.
+    pub held: Held,
     /// Where events of machines go.
     pub events: Events,
     /// All machines that are to be there, short names.
@@ -142,6 +145,7 @@ pub async fn up(places: &Places, wanted: Wanted, events: Events, stop: Stop) -> 
     let dirs = places.dirs(&wanted.name);
     let machines = Machines::open_or_create(&dirs, &wanted.name, wanted.subnet, &taken).await?;
     let template = template::name(&kubernetes, &wanted.bundle.id);
+    let held = machines.store().hold().await?;
     let record = ClusterRecord {
         format: FORMAT,
         provider: "local".to_owned(),
@@ -160,6 +164,7 @@ pub async fn up(places: &Places, wanted: Wanted, events: Events, stop: Stop) -> 
         bundle: wanted.bundle,
         kprov: wanted.kprov,
         template,
+        held,
         events: events.clone(),
         wanted: std::iter::once(CONTROL_PLANE.to_owned()).chain((1..=workers).map(worker)).collect(),
         until: wanted.until,

@@ -18,11 +18,14 @@ const FORMAT: u32 = 1;
 /// The machine that the template is made in.
 const MACHINE: &str = "template";
 
+/// How the names of all these templates begin.
+const PREFIX: &str = "kube-";
+
 /// The name of the template for a bundle.
 pub fn name(kubernetes: &str, bundle_id: &str) -> String {
     let hash = Sha256::digest(format!("{FORMAT}\n{}\n{bundle_id}\n", base::template()));
     let hash = data_encoding::HEXLOWER.encode(&hash);
-    format!("kube-{kubernetes}-{}", hash.get(..12).unwrap_or(&hash))
+    format!("{PREFIX}{kubernetes}-{}", hash.get(..12).unwrap_or(&hash))
 }
 
 /// Makes the template if it is not there. Two that want it at once: the second waits for the first.
@@ -56,6 +59,9 @@ pub(super) async fn ensure(ground: &Ground, watch: &Watch) -> anyhow::Result<()>
     };
     there::run(&host, &task, &ground.events).await.context("putting the bundle into the template")?;
     machines.lock().await.freeze(MACHINE, &ground.template).await?;
+    for name in store.forget_others(&ground.held, PREFIX, &ground.template).await? {
+        watch.say(format!("template {name} is of another bundle and no machine's: removed"));
+    }
     Ok(())
 }
 

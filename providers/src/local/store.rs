@@ -7,6 +7,7 @@
 //! ```
 
 mod overlay;
+mod templates;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use rustix::fs::statfs;
 
+pub use self::templates::Held;
 use super::tool::{run, text, try_run};
 
 /// `f_type` of btrfs (linux/magic.h).

@@ -1,0 +1,92 @@
+//! Which templates stay: each is a gigabyte, and bundles come and go.
+
+use std::fs::{File, TryLockError};
+
+use anyhow::Context;
+
+use super::{Store, lock};
+
+/// Whoever may be about to copy a template holds this lock, shared; whoever forgets templates has it alone.
+const LOCK: &str = "copying.lock";
+
+/// While this is there, no template is forgotten.
+#[derive(Debug)]
+pub struct Held(File);
+
+impl Store {
+    /// Keeps others from forgetting templates.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub async fn hold(&self) -> anyhow::Result<Held> {
+        let path = self.cache.join(LOCK);
+        let file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+        let file = tokio::task::spawn_blocking(move || file.lock_shared().map(|()| file)).await?;
+        Ok(Held(file.with_context(|| format!("locking {}", path.display()))?))
+    }
+
+    /// Forgets the templates whose names begin with `prefix`, except `keep`, unless a machine has a disk (its lower
+    /// directory may be one of them) or somebody else may be about to copy one. Gives the names of those that are gone.
+    ///
+    /// # Errors
+    /// When one cannot be removed.
+    pub async fn forget_others(&self, held: &Held, prefix: &str, keep: &str) -> anyhow::Result<Vec<String>> {
+        // Two that would make their lock an exclusive one at once would lose both.
+        let _one = lock(&self.cache.join("forgetting.lock")).await?;
+        match held.0.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                // The try may have cost the shared lock.
+                held.0.lock_shared().context("locking the templates again")?;
+                return Ok(Vec::new());
+            }
+            Err(TryLockError::Error(e)) => return Err(e).context("locking the templates"),
+        }
+        let mut gone = Vec::new();
+        let mut result = Ok(());
+        if self.list_machines().is_empty() {
+            for name in self.list().into_iter().filter(|name| name.starts_with(prefix) && name != keep) {
+                result = self.forget(&name).await;
+                if result.is_err() {
+                    break;
+                }
+                gone.push(name);
+            }
+        }
+        held.0.lock_shared().context("locking the templates again")?;
+        result.map(|()| gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::store::Kind;
+
+    fn store(cache: &std::path::Path) -> Store {
+        for name in ["kube-v1.36.3-old", "kube-v1.36.3-new", "bare-1"] {
+            std::fs::create_dir_all(cache.join("store/templates").join(name)).unwrap();
+        }
+        std::fs::create_dir_all(cache.join("store/machines")).unwrap();
+        Store { cache: cache.to_owned(), kind: Kind::Overlay }
+    }
+
+    #[tokio::test]
+    async fn others_go_when_nobody_needs_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let held = store.hold().await.unwrap();
+        let machine = dir.path().join("store/machines/m-1");
+        std::fs::create_dir(&machine).unwrap();
+        assert!(store.forget_others(&held, "kube-", "kube-v1.36.3-new").await.unwrap().is_empty(), "a machine's own");
+        std::fs::remove_dir(&machine).unwrap();
+        let other = store.hold().await.unwrap();
+        assert!(
+            store.forget_others(&held, "kube-", "kube-v1.36.3-new").await.unwrap().is_empty(),
+            "about to be copied"
+        );
+        drop(other);
+        assert_eq!(store.forget_others(&held, "kube-", "kube-v1.36.3-new").await.unwrap(), ["kube-v1.36.3-old"]);
+        assert_eq!(store.list(), ["bare-1", "kube-v1.36.3-new"]);
+    }
+}
