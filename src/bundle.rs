@@ -3,6 +3,7 @@
 //! Reading order: [`manifest`] (what a bundle holds), [`pack`] (writing one), [`verify`] (reading one, believing
 //! nothing), [`unpack`], [`locate`], [`steps`] (bringing one onto a machine).
 
+mod ahead;
 pub mod build;
 pub mod diff;
 pub mod error;
@@ -14,6 +15,7 @@ pub mod locate;
 pub mod manifest;
 pub mod pack;
 pub mod sbom;
+pub mod sets;
 pub mod sign;
 pub mod steps;
 mod stream;

@@ -49,9 +49,10 @@ pub struct Request {
 pub struct Patience {
     /// For all together (`timeouts.discovery`).
     pub all: Duration,
-    /// For a server that does not answer, or not as one: an API server comes back from a restart in this time.
+    /// For a server that does not answer, or not as one: an API server comes back from a restart in this time. Also for
+    /// the signature of a token when a young cluster has signed for others.
     pub silence: Duration,
-    /// For the signature of a token when the cluster has signed for others, or has long had time to.
+    /// For the signature of a token when the cluster has long had time to sign for it.
     pub signature: Duration,
     /// For one connection.
     pub connect: Duration,
@@ -148,8 +149,11 @@ impl Request {
         let Some(signature) = info.signature else {
             let age = answer.date.unwrap_or_else(OffsetDateTime::now_utc)
                 - info.created.unwrap_or(OffsetDateTime::UNIX_EPOCH);
-            return Ok(if info.others || (info.created.is_some() && age > SETTLED) {
+            return Ok(if info.created.is_some() && age > SETTLED {
                 Look::Wait(Trouble::UnknownToken { id: id() }, patience.signature)
+            } else if info.others {
+                // init signs for its own tokens; whoever signs for the others may just be starting.
+                Look::Wait(Trouble::UnknownToken { id: id() }, patience.silence)
             } else {
                 let why = format!("it has not signed for bootstrap token {} yet", self.token.id());
                 Look::Wait(self.not_ready(why), patience.all)

@@ -24,6 +24,7 @@ use kprov_providers::kube::Api;
 use kprov_providers::{Key, Machine};
 
 use crate::bundle::locate::Found;
+use crate::bundle::sets::Set;
 use crate::cluster::kubeadm::ClusterConfiguration;
 use crate::cluster::{Cluster, Joining, subnets};
 use crate::discovery::Met;
@@ -55,10 +56,12 @@ pub fn init(cluster: &Cluster, facts: &Facts, found: &Found, machine: &Arc<dyn M
     plan.extend(wait::kubelet(cluster, machine, &[kubelet::key()])?);
 
     // A static pod whose image is not there yet would be tried again only after a while.
-    let mut needs = vec![kubelet::manifests(), brought.images.clone()];
+    let mut needs = vec![kubelet::manifests()];
+    needs.extend(brought.images(Set::First));
     let etcd = etcd::etcd(cluster, &found.manifest, machine, &first, &needs)?;
     needs.extend(etcd.steps().last().map(|step| step.key().clone()));
     plan.extend(etcd);
+    needs.extend(brought.images(Set::Kubernetes));
     plan.add(control_plane::api_server_step(cluster, facts, machine, &needs)?);
     let api_server = control_plane::api_server(cluster, facts)?;
     let needs = [static_pod::key(api_server.name), wait::healthy("kubelet")];
@@ -74,10 +77,12 @@ pub fn init(cluster: &Cluster, facts: &Facts, found: &Found, machine: &Arc<dyn M
     let mut needs = listens.to_vec();
     needs.extend(["admin.conf", "super-admin.conf"].map(kubeconfig::key));
     let patience = kubelet::timeout(cluster.init.timeouts.as_ref().and_then(|t| t.kubernetes_api_call.as_ref()), 60)?;
+    plan.extend(rbac::leaders(&api, wait::PHASE, &needs, &wait::healthy(api_server.name), patience)?);
     plan.extend(rbac::admins(&api, upload_config::PHASE, &needs, patience));
     plan.extend(upload_config::upload_config(cluster, &api, &needs, patience)?);
     plan.extend(mark::mark(cluster, &api, machine, &needs)?);
     plan.extend(bootstrap_token::bootstrap_token(cluster, &api, machine, &needs, patience)?);
+    needs.extend(brought.images(Set::Addons));
     plan.extend(addons::addons(cluster, facts, &found.manifest, &api, &needs, patience)?);
     Ok(plan)
 }

@@ -5,9 +5,11 @@
 pub mod compare;
 pub mod diagnose;
 pub mod health;
+pub mod lend;
 pub mod manifest;
 pub mod node;
 pub mod objects;
+pub mod sign;
 pub mod token;
 
 use std::sync::Arc;

@@ -6,8 +6,9 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::error::BundleError;
-use super::manifest::{Blob, Manifest, Role};
+use super::manifest::{Blob, Image, Manifest, Role, hex_of};
 use super::pack::{INDEX_NAME, LAYOUT, LAYOUT_NAME, header, padding};
+use super::sets::Set;
 use super::sign::open_again;
 use super::verify::Sink;
 
@@ -15,15 +16,26 @@ use super::verify::Sink;
 pub(crate) struct Archive<W: Write> {
     out: W,
     path: PathBuf,
-    /// Size of the blob that is being written; none: it is no part of an image.
+    /// The blobs that belong into it.
+    wanted: BTreeSet<String>,
+    /// Size of the blob that is being written; none: it does not belong into it.
     now: Option<u64>,
 }
 
+/// The blobs of these images.
+fn blobs_of(images: &[&Image]) -> BTreeSet<String> {
+    let of = |image: &&Image| {
+        let own = [hex_of(&image.digest).to_owned(), hex_of(&image.config).to_owned()];
+        own.into_iter().chain(image.layers.iter().map(|layer| hex_of(layer).to_owned())).collect::<Vec<_>>()
+    };
+    images.iter().flat_map(of).collect()
+}
+
 impl<W: Write> Archive<W> {
-    /// Begins an archive. `path` is for messages.
-    pub(crate) fn new(out: W, path: &Path, manifest: &Manifest) -> Result<Self, BundleError> {
-        let mut archive = Self { out, path: path.to_owned(), now: None };
-        for (name, content) in [(LAYOUT_NAME, LAYOUT), (INDEX_NAME, manifest.index_json().as_slice())] {
+    /// Begins an archive of some images. `path` is for messages.
+    pub(crate) fn new(out: W, path: &Path, manifest: &Manifest, images: &[&Image]) -> Result<Self, BundleError> {
+        let mut archive = Self { out, path: path.to_owned(), wanted: blobs_of(images), now: None };
+        for (name, content) in [(LAYOUT_NAME, LAYOUT), (INDEX_NAME, manifest.index_of(images).as_slice())] {
             let size = content.len() as u64;
             archive.put(&header(name, size).map_err(|e| archive.failed(e))?)?;
             archive.put(content)?;
@@ -49,8 +61,8 @@ impl<W: Write> Archive<W> {
 }
 
 impl<W: Write> Sink for Archive<W> {
-    fn begin(&mut self, blob: &Blob, role: Role) -> Result<(), BundleError> {
-        self.now = (role != Role::HostFile).then_some(blob.size);
+    fn begin(&mut self, blob: &Blob, _: Role) -> Result<(), BundleError> {
+        self.now = self.wanted.contains(&blob.sha256).then_some(blob.size);
         if self.now.is_some() {
             let header = header(&format!("blobs/sha256/{}", blob.sha256), blob.size).map_err(|e| self.failed(e))?;
             self.put(&header)?;
@@ -79,33 +91,35 @@ impl<W: Write> Sink for Archive<W> {
     }
 }
 
-/// Bytes of the archive that [`Archive`] writes.
-pub(crate) fn archive_size(manifest: &Manifest) -> u64 {
+/// Bytes of the archive that [`Archive`] writes for these images.
+pub(crate) fn archive_size(manifest: &Manifest, images: &[&Image]) -> u64 {
     let entry = |size: u64| 512 + size + padding(size).len() as u64;
-    let roles = manifest.roles();
-    let image = |b: &&Blob| roles.get(b.sha256.as_str()).is_some_and(|r| *r != Role::HostFile);
-    let blobs: u64 = manifest.blobs.iter().filter(image).map(|b| entry(b.size)).sum();
-    1024 + entry(LAYOUT.len() as u64) + entry(manifest.index_json().len() as u64) + blobs
+    let wanted = blobs_of(images);
+    let blobs: u64 = manifest.blobs.iter().filter(|b| wanted.contains(&b.sha256)).map(|b| entry(b.size)).sum();
+    1024 + entry(LAYOUT.len() as u64) + entry(manifest.index_of(images).len() as u64) + blobs
 }
 
-/// Writes the images of a bundle file into an OCI archive, which appears only when the whole bundle is verified.
-/// Gives their names.
+/// Writes the images of a bundle file (`only`: those of this set) into an OCI archive, which appears only when the whole
+/// bundle is verified. Gives their names.
 ///
 /// # Errors
 /// A bad bundle, or an archive that cannot be written.
-pub fn export(bundle: &Path, id: &str, out: &Path) -> Result<BTreeSet<String>, BundleError> {
+pub fn export(bundle: &Path, id: &str, out: &Path, only: Option<Set>) -> Result<BTreeSet<String>, BundleError> {
     let opened = open_again(bundle, id)?;
     let failed = |error| BundleError::Write { path: out.to_owned(), error };
     let dir = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let temporary = tempfile::Builder::new().prefix(".kprov-images-").tempfile_in(dir).map_err(failed)?;
     let file: &File = temporary.as_file();
-    let mut archive = Archive::new(BufWriter::with_capacity(1 << 20, file), out, opened.manifest())?;
-    let manifest = opened.read(&mut archive)?;
+    let manifest = opened.manifest();
+    let images = only.map_or_else(|| manifest.images.iter().collect(), |set| set.images(manifest));
+    let names = images.iter().map(|image| image.name.clone()).collect();
+    let mut archive = Archive::new(BufWriter::with_capacity(1 << 20, file), out, manifest, &images)?;
+    opened.read(&mut archive)?;
     drop(archive.finish()?);
     use std::os::unix::fs::PermissionsExt;
     temporary.as_file().set_permissions(std::fs::Permissions::from_mode(0o644)).map_err(failed)?;
     temporary.persist(out).map_err(|e| failed(e.error))?;
-    Ok(manifest.images.into_iter().map(|image| image.name).collect())
+    Ok(names)
 }
 
 #[cfg(test)]
@@ -120,12 +134,15 @@ mod tests {
         let (file, out) = (dir.path().join("b.tar.zst"), dir.path().join("images.tar"));
         std::fs::write(&file, bundle.bytes()).unwrap();
         let id = bundle.manifest.id().unwrap();
-        assert!(export(&file, &"0".repeat(64), &out).unwrap_err().to_string().contains("another one"));
+        assert!(export(&file, &"0".repeat(64), &out, None).unwrap_err().to_string().contains("another one"));
         assert!(!out.exists());
-        let names = export(&file, &id, &out).unwrap();
+        let names = export(&file, &id, &out, None).unwrap();
         assert_eq!(names.len(), 2);
         let bytes = std::fs::read(&out).unwrap();
-        assert_eq!(bytes.len() as u64, archive_size(&bundle.manifest));
+        assert_eq!(
+            bytes.len() as u64,
+            archive_size(&bundle.manifest, &bundle.manifest.images.iter().collect::<Vec<_>>())
+        );
         let mut archive = tar::Archive::new(bytes.as_slice());
         let found: BTreeSet<String> =
             archive.entries().unwrap().map(|e| e.unwrap().path().unwrap().display().to_string()).collect();
@@ -145,7 +162,7 @@ mod tests {
         let bytes = synthetic::small("amd64").bytes();
         let (file, out) = (dir.path().join("b.tar.zst"), dir.path().join("images.tar"));
         std::fs::write(&file, &bytes[..bytes.len() - 20]).unwrap();
-        assert!(export(&file, &id, &out).is_err());
+        assert!(export(&file, &id, &out, None).is_err());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

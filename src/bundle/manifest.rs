@@ -240,9 +240,13 @@ impl Manifest {
 
     /// `index.json` of the OCI layout, which follows from the manifest.
     pub fn index_json(&self) -> Vec<u8> {
+        self.index_of(&self.images.iter().collect::<Vec<_>>())
+    }
+
+    /// An OCI index of some of the images.
+    pub(crate) fn index_of(&self, images: &[&Image]) -> Vec<u8> {
         let sizes: BTreeMap<&str, u64> = self.blobs.iter().map(|b| (b.sha256.as_str(), b.size)).collect();
-        let manifests: Vec<serde_json::Value> = self
-            .images
+        let manifests: Vec<serde_json::Value> = images
             .iter()
             .map(|image| {
                 serde_json::json!({

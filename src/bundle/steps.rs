@@ -2,10 +2,12 @@
 
 mod files;
 mod images;
+mod store;
 mod unpack;
 
 pub use files::InstallFiles;
 pub use images::{ImportImages, PINNED};
+pub use store::Store;
 pub use unpack::Unpack;
 
 /// Bundles are unpacked below this directory, each in a folder named by its id.

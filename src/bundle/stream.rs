@@ -1,17 +1,40 @@
 //! The outer archive, read strictly forwards: one zstd frame, in it a tar of which every header is known beforehand.
 
 use std::io::{self, BufRead, BufReader, Read};
+use std::thread::Scope;
 
+use super::ahead::Ahead;
 use super::error::{BundleError, bad};
 use super::manifest::is_plain_relative;
 use super::pack::{WINDOW_LOG, header, padding};
 
 /// A reader of the outer archive. It accepts exactly what the writer writes.
-pub(crate) struct Stream<R: Read> {
+pub(crate) struct Stream<R> {
+    from: R,
+}
+
+/// What a frame holds, decompressed. Its end is also the file's.
+pub(crate) struct Frame<R: Read> {
     zstd: zstd::Decoder<'static, BufReader<R>>,
 }
 
-impl<R: Read> Stream<R> {
+impl<R: Read> Read for Frame<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.zstd.read(buffer)? {
+            // The frame's checksum was right.
+            0 if buffer.is_empty() || self.zstd.get_mut().fill_buf()?.is_empty() => Ok(0),
+            0 => Err(io::Error::other(Follows)),
+            n => Ok(n),
+        }
+    }
+}
+
+/// Bytes after the frame.
+#[derive(Debug, thiserror::Error)]
+#[error("something follows the compressed archive")]
+struct Follows;
+
+impl<R: Read> Stream<BufReader<Frame<R>>> {
     /// Looks at the frame's header only.
     pub(crate) fn new(reader: R) -> Result<Self, BundleError> {
         let file = "the file itself";
@@ -27,11 +50,23 @@ impl<R: Read> Stream<R> {
             zstd.window_log_max(WINDOW_LOG)?;
             Ok(zstd.single_frame())
         });
-        Ok(Self { zstd: zstd.map_err(|e| bad(e.to_string(), file))? })
+        // Only the manifest is read through this buffer.
+        let frame = Frame { zstd: zstd.map_err(|e| bad(e.to_string(), file))? };
+        Ok(Self { from: BufReader::with_capacity(1 << 16, frame) })
     }
 
+    /// The same, decompressed by a thread of its own while what came before is looked at.
+    pub(crate) fn ahead<'scope>(self, scope: &'scope Scope<'scope, '_>) -> Stream<Ahead>
+    where
+        R: Send + 'scope,
+    {
+        Stream { from: Ahead::new(self.from, scope) }
+    }
+}
+
+impl<R: BufRead> Stream<R> {
     fn exact(&mut self, buffer: &mut [u8], part: &str) -> Result<(), BundleError> {
-        self.zstd.read_exact(buffer).map_err(|e| damaged(&e, part))
+        self.from.read_exact(buffer).map_err(|e| damaged(&e, part))
     }
 
     /// Reads the header of the part that comes next, whose size must be at most `max`. Gives the size.
@@ -60,18 +95,18 @@ impl<R: Read> Stream<R> {
         label: &str,
         mut piece: impl FnMut(&[u8]) -> Result<(), BundleError>,
     ) -> Result<(), BundleError> {
-        let mut buffer = vec![0; 1 << 18];
         let mut left = size;
         while left > 0 {
-            let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-            let n = match self.zstd.read(buffer.get_mut(..want).unwrap_or_default()) {
-                Ok(0) => return Err(bad(format!("the file is cut, {left} bytes are missing"), label)),
-                Ok(n) => n,
+            let bytes = match self.from.fill_buf() {
+                Ok([]) => return Err(bad(format!("the file is cut, {left} bytes are missing"), label)),
+                Ok(bytes) => bytes,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(damaged(&e, label)),
             };
+            let n = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+            piece(bytes.get(..n).unwrap_or_default())?;
+            self.from.consume(n);
             left = left.saturating_sub(n as u64);
-            piece(buffer.get(..n).unwrap_or_default())?;
         }
         self.zeros(padding(size).len(), label)
     }
@@ -101,18 +136,19 @@ impl<R: Read> Stream<R> {
             return Err(bad("additional part", name));
         }
         self.zeros(512, "end of the archive")?;
-        match self.zstd.read(&mut [0; 1]) {
-            Ok(0) => {}
-            Ok(_) => return Err(bad("something follows the last part", "end of the archive")),
-            Err(e) => return Err(damaged(&e, "end of the archive")),
+        match self.from.read(&mut [0; 1]) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(bad("something follows the last part", "end of the archive")),
+            Err(e) => Err(damaged(&e, "end of the archive")),
         }
-        let rest = self.zstd.finish().fill_buf().map(<[u8]>::len).map_err(|e| damaged(&e, "end of the file"))?;
-        if rest > 0 { Err(bad("something follows the compressed archive", "end of the file")) } else { Ok(()) }
     }
 }
 
 /// An error of the decoder, in words.
 fn damaged(error: &io::Error, part: &str) -> BundleError {
+    if error.get_ref().is_some_and(|inner| inner.is::<Follows>()) {
+        return bad(Follows.to_string(), "end of the file");
+    }
     if error.kind() == io::ErrorKind::UnexpectedEof {
         return bad("the file is cut", part);
     }

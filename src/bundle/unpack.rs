@@ -3,8 +3,8 @@
 //! What lies in the folder afterwards:
 //! - `kprov-manifest.json`, as it stands in the bundle;
 //! - `files/HEX`: the files for the machine, each content once, to be linked to their places;
-//! - `images.tar`: the images as an OCI archive, to be imported whole. It is removed after that, best before it ever
-//!   reached the disk, so it is not synced: whoever imports it checks every digest anyway.
+//! - `images-SET.tar`: the images of each [`Set`] as an OCI archive, to be imported whole. It is removed after that, best
+//!   before it ever reached the disk, so it is not synced: whoever imports it checks every digest anyway.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -18,10 +18,9 @@ use super::error::BundleError;
 use super::images::{Archive, archive_size};
 use super::manifest::{Blob, Content, Manifest, Role, sha256_hex};
 use super::pack::MANIFEST_NAME;
+use super::sets::Set;
 use super::verify::{Opened, Sink};
 
-/// The images within the folder.
-pub const IMAGES: &str = "images.tar";
 /// The files within the folder.
 pub const FILES: &str = "files";
 
@@ -73,7 +72,7 @@ pub(crate) fn contents(manifest: &Manifest) -> BTreeMap<&str, (u64, u32)> {
 ///
 /// # Errors
 /// A bad bundle, a full or failing disk, or [`BundleError::Stopped`].
-pub fn unpack<R: Read>(opened: Opened<R>, dest: &Path, progress: Progress<'_>) -> Result<Manifest, BundleError> {
+pub fn unpack<R: Read + Send>(opened: Opened<R>, dest: &Path, progress: Progress<'_>) -> Result<Manifest, BundleError> {
     let staging = dest.with_extension("staging");
     remove_tree(&staging)?;
     let result = stage(opened, &staging, progress).and_then(|manifest| {
@@ -97,7 +96,7 @@ fn remove_tree(path: &Path) -> Result<(), BundleError> {
     }
 }
 
-fn stage<R: Read>(opened: Opened<R>, staging: &Path, progress: Progress<'_>) -> Result<Manifest, BundleError> {
+fn stage<R: Read + Send>(opened: Opened<R>, staging: &Path, progress: Progress<'_>) -> Result<Manifest, BundleError> {
     let files = staging.join(FILES);
     for dir in [staging, &files] {
         fs::create_dir(dir).map_err(failed(dir))?;
@@ -106,9 +105,13 @@ fn stage<R: Read>(opened: Opened<R>, staging: &Path, progress: Progress<'_>) -> 
     let manifest_bytes = opened.manifest().to_bytes().map_err(|e| failed(staging)(io::Error::from(e)))?;
     let modes: BTreeMap<String, u32> =
         contents(opened.manifest()).into_iter().map(|(hex, (_, mode))| (hex.to_owned(), mode)).collect();
-    let images_path = staging.join(IMAGES);
-    let images = File::create_new(&images_path).map_err(failed(&images_path))?;
-    let archive = Archive::new(BufWriter::with_capacity(1 << 20, images), &images_path, opened.manifest())?;
+    let archives = Set::there(opened.manifest()).map(|set| {
+        let path = staging.join(set.archive());
+        let file = File::create_new(&path).map_err(failed(&path))?;
+        let out = BufWriter::with_capacity(1 << 18, file);
+        Archive::new(out, &path, opened.manifest(), &set.images(opened.manifest()))
+    });
+    let archives = archives.collect::<Result<Vec<_>, _>>()?;
     let total = opened.manifest().blobs.iter().map(|b| b.size).sum();
 
     // Files are synced by a thread of its own while the next ones are unpacked: a disk takes its time.
@@ -119,11 +122,11 @@ fn stage<R: Read>(opened: Opened<R>, staging: &Path, progress: Progress<'_>) -> 
         }
         Ok(())
     });
-    let mut writer = Unpacker { files, modes, archive, blob: None, member: None, finished, done: 0, total, progress };
+    let mut writer = Unpacker { files, modes, archives, blob: None, member: None, finished, done: 0, total, progress };
     let read = opened.read(&mut writer);
-    let Unpacker { archive, finished, .. } = writer;
+    let Unpacker { archives, finished, .. } = writer;
     let written = read.and_then(|manifest| {
-        drop(archive.finish()?);
+        archives.into_iter().try_for_each(|archive| archive.finish().map(drop))?;
         let path = staging.join(MANIFEST_NAME);
         let mut file = File::create_new(&path).map_err(failed(&path))?;
         file.write_all(&manifest_bytes).map_err(failed(&path))?;
@@ -143,7 +146,8 @@ fn stage<R: Read>(opened: Opened<R>, staging: &Path, progress: Progress<'_>) -> 
 
 /// Refuses to begin what cannot end.
 fn enough_space(manifest: &Manifest, dir: &Path) -> Result<(), BundleError> {
-    let need = archive_size(manifest) + contents(manifest).values().map(|(size, _)| size).sum::<u64>();
+    let archives: u64 = Set::there(manifest).map(|set| archive_size(manifest, &set.images(manifest))).sum();
+    let need = archives + contents(manifest).values().map(|(size, _)| size).sum::<u64>();
     let stat = rustix::fs::statvfs(dir).map_err(|e| failed(dir)(e.into()))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     if free < need {
@@ -156,7 +160,7 @@ fn enough_space(manifest: &Manifest, dir: &Path) -> Result<(), BundleError> {
 struct Unpacker<'a> {
     files: PathBuf,
     modes: BTreeMap<String, u32>,
-    archive: Archive<BufWriter<File>>,
+    archives: Vec<Archive<BufWriter<File>>>,
     blob: Option<(PathBuf, File)>,
     member: Option<(PathBuf, File)>,
     finished: mpsc::Sender<(PathBuf, File)>,
@@ -197,7 +201,7 @@ impl Sink for Unpacker<'_> {
         if role == Role::HostFile {
             self.blob = self.create(&blob.sha256)?;
         }
-        self.archive.begin(blob, role)
+        self.archives.iter_mut().try_for_each(|archive| archive.begin(blob, role))
     }
 
     fn piece(&mut self, bytes: &[u8]) -> Result<(), BundleError> {
@@ -206,7 +210,7 @@ impl Sink for Unpacker<'_> {
             return Err(BundleError::Stopped);
         }
         put(&mut self.blob, bytes)?;
-        self.archive.piece(bytes)
+        self.archives.iter_mut().try_for_each(|archive| archive.piece(bytes))
     }
 
     fn end(&mut self) -> Result<(), BundleError> {
@@ -214,7 +218,7 @@ impl Sink for Unpacker<'_> {
             // The thread ends early only with an error, which is asked for at the end.
             let _ = self.finished.send(done);
         }
-        self.archive.end()
+        self.archives.iter_mut().try_for_each(Archive::end)
     }
 
     fn member_begin(&mut self, sha256: &str, _: u64) -> Result<(), BundleError> {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
+use std::thread;
 
 use sha2::{Digest, Sha256};
 
@@ -11,7 +12,7 @@ use super::error::{BundleError, bad};
 use super::layer::{Members, Scan};
 use super::manifest::{Blob, Content, MAX_MANIFEST, Manifest, Role, hex_of, sha256_hex};
 use super::pack::{HASH_NAME, INDEX_NAME, LAYOUT, LAYOUT_NAME, MANIFEST_NAME};
-use super::stream::Stream;
+use super::stream::{Frame, Stream};
 
 /// Takes a bundle's content as it streams by. It is not verified before [`Opened::read`] has returned.
 pub trait Sink {
@@ -73,7 +74,7 @@ impl Sink for Nowhere {
 
 /// A bundle of which only the manifest has been read.
 pub struct Opened<R: Read> {
-    stream: Stream<R>,
+    stream: Stream<BufReader<Frame<R>>>,
     manifest: Manifest,
     id: String,
 }
@@ -134,31 +135,45 @@ impl<R: Read> Opened<R> {
     ///
     /// # Errors
     /// The first part that is not what the manifest says, or the sink's own.
-    pub fn read(mut self, sink: &mut dyn Sink) -> Result<Manifest, BundleError> {
-        let index = self.manifest.index_json();
-        for (name, content) in [(LAYOUT_NAME, LAYOUT), (INDEX_NAME, index.as_slice())] {
-            self.stream.expect(name, name, content.len() as u64)?;
-            if self.stream.small(content.len() as u64, name)? != content {
-                return Err(bad("its content does not follow from the manifest", name));
-            }
-        }
-        let roles = self.manifest.roles();
-        for blob in &self.manifest.blobs {
-            let role = roles.get(blob.sha256.as_str()).copied().unwrap_or(Role::HostFile);
-            read_blob(&mut self.stream, &self.manifest, blob, role, sink)?;
-        }
-        let hash = format!("{}\n", self.id);
-        self.stream.expect(HASH_NAME, HASH_NAME, hash.len() as u64)?;
-        if self.stream.small(hash.len() as u64, HASH_NAME)? != hash.as_bytes() {
-            return Err(bad("not the manifest's hash", HASH_NAME));
-        }
-        self.stream.end()?;
-        Ok(self.manifest)
+    pub fn read(self, sink: &mut dyn Sink) -> Result<Manifest, BundleError>
+    where
+        R: Send,
+    {
+        let Self { stream, manifest, id } = self;
+        // Decompressing takes as long as hashing and writing: each has a thread.
+        thread::scope(|scope| read_parts(stream.ahead(scope), &manifest, &id, sink))?;
+        Ok(manifest)
     }
 }
 
-fn read_blob<R: Read>(
-    stream: &mut Stream<R>,
+fn read_parts(
+    mut stream: Stream<impl BufRead>,
+    manifest: &Manifest,
+    id: &str,
+    sink: &mut dyn Sink,
+) -> Result<(), BundleError> {
+    let index = manifest.index_json();
+    for (name, content) in [(LAYOUT_NAME, LAYOUT), (INDEX_NAME, index.as_slice())] {
+        stream.expect(name, name, content.len() as u64)?;
+        if stream.small(content.len() as u64, name)? != content {
+            return Err(bad("its content does not follow from the manifest", name));
+        }
+    }
+    let roles = manifest.roles();
+    for blob in &manifest.blobs {
+        let role = roles.get(blob.sha256.as_str()).copied().unwrap_or(Role::HostFile);
+        read_blob(&mut stream, manifest, blob, role, sink)?;
+    }
+    let hash = format!("{id}\n");
+    stream.expect(HASH_NAME, HASH_NAME, hash.len() as u64)?;
+    if stream.small(hash.len() as u64, HASH_NAME)? != hash.as_bytes() {
+        return Err(bad("not the manifest's hash", HASH_NAME));
+    }
+    stream.end()
+}
+
+fn read_blob(
+    stream: &mut Stream<impl BufRead>,
     manifest: &Manifest,
     blob: &Blob,
     role: Role,

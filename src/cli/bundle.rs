@@ -101,7 +101,7 @@ fn look(args: &Inspect, shell: &Shell) -> Result {
 fn export(args: &Images, shell: &Shell) -> Result {
     let key = search::key(args.key.as_deref())?;
     let (_, id) = look_at(&args.file, key.as_ref()).map_err(refused)?;
-    let names = images::export(&args.file, &id, &args.out).map_err(refused)?;
+    let names = images::export(&args.file, &id, &args.out, None).map_err(refused)?;
     let size = std::fs::metadata(&args.out)
         .with_context(|| format!("looking at {}", args.out.display()))
         .map_err(Failure::user)?

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 use kprov_pki::token::Token;
 use kprov_providers::Machine;
-use kprov_providers::kube::{self, Api, token as secrets};
+use kprov_providers::kube::{self, Api, sign, token as secrets};
 use kprov_providers::machine::this::ThisMachine;
 use serde_json::{Value, json};
 
@@ -148,6 +148,10 @@ async fn create(args: Create, kubeconfig: &str, shell: &Shell) -> Result {
     if !args.dry_run {
         let client = client(&machine, kubeconfig).await?;
         secrets::create(&client, &token, &terms).await.map_err(of)?;
+        if terms.usages.iter().any(|usage| usage == "signing") {
+            // The controller manager does it too; where it has just begun, only after seconds.
+            let _ = sign::sign_for(&client, &token).await;
+        }
     }
     let text = token.reveal();
     let mut shown = json!({"token": text.as_str(), "created": !args.dry_run});

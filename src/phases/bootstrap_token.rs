@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use data_encoding::BASE64;
+use kprov_providers::kube::Api;
 use kprov_providers::kube::objects::{Apply, Object};
+use kprov_providers::kube::sign::{Sign, cluster_info};
 use kprov_providers::kube::token::{BootstrapToken, Life, Terms};
-use kprov_providers::kube::{Api, Place};
 use kprov_providers::steps::Label;
 use kprov_providers::{Key, Machine};
 use serde_json::{Value, json};
@@ -46,16 +47,6 @@ pub fn terms(token: &kubeadm::BootstrapToken) -> Result<Terms> {
         usages: token.usages.clone().unwrap_or_else(|| default(&["signing", "authentication"])),
         groups: token.groups.clone().unwrap_or_else(|| default(&[kprov_pki::token::DEFAULT_GROUP])),
     })
-}
-
-/// Where cluster-info is.
-fn cluster_info() -> Place {
-    Place {
-        api_version: "v1".into(),
-        kind: "ConfigMap".into(),
-        namespace: Some("kube-public".into()),
-        name: "cluster-info".into(),
-    }
 }
 
 /// The steps.
@@ -115,11 +106,17 @@ pub(crate) fn bootstrap_token(
         let Some(pem) = machine.read(&ca)? else { return Ok(None) };
         Ok(Some(cluster_info_kubeconfig(&server, &BASE64.encode(&pem))?.into()))
     });
+    let info_key = Key::new("config/cluster-info");
     plan.add(Apply {
-        label: Label::new("config/cluster-info", PHASE).needs(made),
+        label: Label::new(info_key.clone(), PHASE).needs(made),
         api: api.clone(),
         what: "ConfigMap cluster-info".into(),
         objects: vec![info],
+        patience,
+    });
+    plan.add(Sign {
+        label: Label::new("config/cluster-info-signed", PHASE).needs([info_key]),
+        api: api.clone(),
         patience,
     });
     Ok(plan)

@@ -1,6 +1,7 @@
 //! Phase `bundle`: what a bare machine lacks. Files in their places, containerd configured for this machine and
 //! running, images imported. A containerd that runs already and is not ours is used as it is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -10,7 +11,8 @@ use serde_json::json;
 
 use crate::bundle::locate::Found;
 use crate::bundle::manifest::{HostFile, Manifest};
-use crate::bundle::steps::{ImportImages, InstallFiles, Unpack, folder};
+use crate::bundle::sets::Set;
+use crate::bundle::steps::{ImportImages, InstallFiles, Store, Unpack, folder};
 use crate::bundle::unpack::FILES;
 use crate::facts::{Facts, fit};
 use crate::plan::Plan;
@@ -37,8 +39,8 @@ const CNI: &str = "/opt/cni/bin/";
 pub struct Keys {
     /// The CRI answers.
     pub runtime: Key,
-    /// All images are there.
-    pub images: Key,
+    /// The images of each set are there.
+    pub images: BTreeMap<Set, Key>,
     /// kubelet, kubectl and crictl are in their places, and the kubelet's unit and drop-in.
     pub kubelet: Vec<Key>,
     /// CNI plugins are in their places.
@@ -48,9 +50,15 @@ pub struct Keys {
 impl Keys {
     /// All of them.
     pub fn all(&self) -> Vec<Key> {
-        let mut all = vec![self.runtime.clone(), self.images.clone(), self.cni.clone()];
+        let mut all = vec![self.runtime.clone(), self.cni.clone()];
         all.extend(self.kubelet.iter().cloned());
+        all.extend(self.images.values().cloned());
         all
+    }
+
+    /// That the images of a set are there; none where the bundle has no such images.
+    pub fn images(&self, set: Set) -> Option<Key> {
+        self.images.get(&set).cloned()
     }
 }
 
@@ -109,17 +117,24 @@ pub fn bundle(
     let text = format!("runtime-endpoint: unix://{address}\nimage-endpoint: unix://{address}\n");
     plan.add(WriteFile::new(label(&crictl, needs), machine.clone(), "/etc/crictl.yaml", text).keep());
 
-    let images = Key::new("bundle/images");
     let ctr = found.manifest.files.iter().find(|f| f.path.ends_with("/ctr")).and_then(HostFile::sha256);
     let ctr = format!("{}/{FILES}/{}", folder(&found.id), ctr.context("the bundle has no ctr")?);
-    plan.add(ImportImages::new(
-        label(&images, [&unpack, &runtime]),
-        machine.clone(),
-        ctr,
-        address,
-        found,
-        facts.runtime.is_none(),
-    ));
+    let store = Arc::new(Store::new(machine.clone(), ctr, address));
+    let mut images = BTreeMap::new();
+    for set in Set::there(&found.manifest) {
+        let key = Key::new(format!("bundle/images/{}", set.name()));
+        // What is needed last does not take the processor from what is needed first.
+        let before = (set == Set::Addons).then(|| images.values().cloned().collect::<Vec<_>>());
+        plan.add(ImportImages::new(
+            label(&key, [&unpack, &runtime]).needs(before.into_iter().flatten()),
+            machine.clone(),
+            store.clone(),
+            found,
+            set,
+            facts.runtime.is_none(),
+        ));
+        images.insert(set, key);
+    }
 
     let mut kubelet = vec![kubernetes, crictl];
     for (key, path, text) in [

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kprov_providers::Key;
-use kprov_providers::kube::Api;
+use kprov_providers::kube::lend::{Lend, TakeBack};
 use kprov_providers::kube::objects::{Apply, Object};
+use kprov_providers::kube::{Api, Place};
 use kprov_providers::steps::Label;
 use serde_json::{Value, json};
 
@@ -71,6 +72,64 @@ pub(crate) fn config_map_reader(name: &str, namespace: &str, map: &str, subjects
             "subjects": subjects.iter().map(subject).collect::<Vec<_>>(),
         }),
     ]
+}
+
+/// The right to lead, lent to controller manager and scheduler until the API server has made their own roles: refused
+/// once, they would ask for their leases only four seconds later, and nothing in the cluster would move until then.
+/// `needs`: the API server listens; `made`: it has made its roles.
+///
+/// # Errors
+/// None that these objects can cause.
+pub(crate) fn leaders(
+    api: &Arc<Api>,
+    phase: &str,
+    needs: &[Key],
+    made: &Key,
+    patience: Duration,
+) -> anyhow::Result<Plan> {
+    let name = "kprov:first-leaders";
+    let metadata = json!({"name": name, "namespace": "kube-system"});
+    let names = ["kube-controller-manager", "kube-scheduler"];
+    let users = [Subject::User("system:kube-controller-manager"), Subject::User("system:kube-scheduler")];
+    let leases = |verbs: Value| json!({"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": verbs});
+    let mut own = leases(json!(["get", "update"]));
+    if let Some(rule) = own.as_object_mut() {
+        rule.insert("resourceNames".into(), json!(names));
+    }
+    let objects = [
+        json!({"apiVersion": VERSION, "kind": "Role", "metadata": metadata, "rules": [leases(json!(["create"])), own]}),
+        json!({
+            "apiVersion": VERSION,
+            "kind": "RoleBinding",
+            "metadata": metadata,
+            "roleRef": {"apiGroup": GROUP, "kind": "Role", "name": name},
+            "subjects": users.iter().map(subject).collect::<Vec<_>>(),
+        }),
+    ];
+    let what = "the right to lead to controller manager and scheduler";
+    let places = objects.iter().rev().map(Place::of).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut plan = Plan::new();
+    plan.add(Lend {
+        label: Label::new("rbac/leaders", phase).needs(needs.iter().cloned()),
+        api: api.clone(),
+        what: what.into(),
+        objects: objects.into_iter().map(Object::new).collect(),
+        // The last of the two that is made.
+        until: Place {
+            api_version: VERSION.into(),
+            kind: "ClusterRoleBinding".into(),
+            namespace: None,
+            name: "system:kube-scheduler".into(),
+        },
+        patience,
+    });
+    plan.add(TakeBack {
+        label: Label::new("rbac/leaders-back", phase).needs([Key::new("rbac/leaders"), made.clone()]),
+        api: api.clone(),
+        what: what.into(),
+        places,
+    });
+    Ok(plan)
 }
 
 /// The rights of admin.conf and of the API server as the kubelets' client.

@@ -2,6 +2,7 @@
 //! remembered by the machines' own record, so that `down` needs no journal.
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +50,16 @@ pub struct Coarse {
     work: Work,
     key: Key,
     needs: Vec<Key>,
+}
+
+/// So much of a bundle's beginning is compared, in bytes.
+const HEAD: u64 = 1 << 20;
+
+/// SHA-256 of a file's first bytes.
+fn head_sha256(path: &std::path::Path) -> anyhow::Result<String> {
+    let mut head = Vec::new();
+    std::fs::File::open(path)?.take(HEAD).read_to_end(&mut head)?;
+    Ok(crate::bundle::manifest::sha256_hex(&head))
 }
 
 impl Coarse {
@@ -117,10 +128,12 @@ impl Coarse {
             return Ok(true);
         }
         let [(kprov, kprov_there, _), (bundle, bundle_there, _)] = self.files();
-        let there = session.run(&format!("sha256sum {kprov_there} {bundle_there}"), b"").await?.text();
-        let (kprov, bundle) = tokio::try_join!(sha256(&kprov), sha256(&bundle))?;
-        let has = |sum: &str, path: &str| there.lines().any(|line| line == format!("{sum}  {path}"));
-        Ok(has(&kprov, &kprov_there) && has(&bundle, &bundle_there))
+        // The bundle's first bytes hold its manifest, which names all others; kprov there checks them when it unpacks.
+        let ask =
+            format!("sha256sum {kprov_there}; head -c {HEAD} {bundle_there} | sha256sum; stat -c %s {bundle_there}");
+        let there = session.run(&ask, b"").await?.text();
+        let (kprov, head, size) = (sha256(&kprov).await?, head_sha256(&bundle)?, std::fs::metadata(&bundle)?.len());
+        Ok(there == format!("{kprov}  {kprov_there}\n{head}  -\n{size}\n"))
     }
 
     /// True where the machine has the file that kprov there ends with, and the API knows its node.

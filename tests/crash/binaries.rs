@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use kprov::bundle::locate::{Found, Search, cache_dir, locate};
-use kprov::bundle::unpack::{FILES, IMAGES, unpack};
+use kprov::bundle::sets::Set;
+use kprov::bundle::unpack::{FILES, unpack};
 use kprov::bundle::verify::open;
 
 const NAMES: [&str; 2] = ["etcd", "kube-apiserver"];
@@ -56,7 +57,7 @@ fn extract(found: &Found, dir: &Path) -> Result<(), Box<dyn std::error::Error>> 
     let kube = unpacked.join(FILES).join(kubelet.ok_or("it has no kubelet")?);
     put(&mut File::open(kube)?, &dir.join("kube-apiserver"))?;
     let image = found.manifest.images.iter().find(|image| image.name.contains("/etcd:")).ok_or("it has no etcd")?;
-    let mut archive = tar::Archive::new(File::open(unpacked.join(IMAGES))?);
+    let mut archive = tar::Archive::new(File::open(unpacked.join(Set::of(&image.name).archive()))?);
     for entry in archive.entries()? {
         let entry = entry?;
         let name = entry.path()?.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -86,6 +86,10 @@ fn object(key: &str, json: &str) -> String {
         for entry in meta.get_mut("managedFields").and_then(Value::as_array_mut).into_iter().flatten() {
             entry.as_object_mut().map(|entry| entry.remove("time"));
         }
+        // They stand in the order of their times.
+        if let Some(entries) = meta.get_mut("managedFields").and_then(Value::as_array_mut) {
+            entries.sort_by_key(|entry| [entry["manager"].to_string(), entry["operation"].to_string()]);
+        }
     }
     if key.contains("/bootstrap-token-") {
         // The token and when it ends; which fields there are still counts.

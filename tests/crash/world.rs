@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::FutureExt;
 use kprov::bundle::locate::Found;
+use kprov::bundle::sets::Set;
 use kprov::cluster::flags::InitFlags;
 use kprov::cluster::kubeadm::Timeouts;
 use kprov::cluster::{Cluster, load_init};
@@ -250,7 +251,8 @@ fn answer_ctr(machine: &FakeMachine, command: &Command, images: &[(String, Strin
     let words: Vec<&str> = command.args.iter().map(String::as_str).collect();
     let file = |name: &str| format!("{store}/{}", name.replace('/', "_"));
     if words.contains(&"import") {
-        for (name, digest) in images {
+        let archive = words.last().copied().unwrap_or_default();
+        for (name, digest) in images.iter().filter(|(name, _)| archive.ends_with(&Set::of(name).archive())) {
             machine.put(&file(name), format!("{name} type {digest} 1 MiB linux/amd64 io.cri-containerd.pinned=pinned"));
         }
     }

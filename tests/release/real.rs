@@ -6,6 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use kprov::bundle::manifest::{Content, hex_of};
+use kprov::bundle::sets::Set;
 use kprov::bundle::{sign, unpack, verify};
 
 use crate::LeftOut;
@@ -20,7 +21,10 @@ pub fn of_our_own() -> Result<(), LeftOut> {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     let own = unpack::unpack(verify::open(&bundle).unwrap(), &at("own"), &mut |_, _| true).unwrap();
-    let blobs = layout(&at("own").join(unpack::IMAGES));
+    let mut blobs = BTreeMap::new();
+    for set in Set::there(&own) {
+        blobs.extend(layout(&at("own").join(set.archive())));
+    }
     let hash = |name: &str| -> String {
         let file = own.files.iter().find(|file| file.path.rsplit('/').next() == Some(name)).unwrap();
         match &file.content {

@@ -8,6 +8,7 @@ use kprov_providers::{Machine, Made, Outputs, Status, Step, Watch};
 
 use super::*;
 use crate::bundle::locate::Found;
+use crate::bundle::sets::Set;
 use crate::bundle::synthetic::{Synthetic, elf, layer};
 use crate::engine::{Engine, Stop, undo};
 use crate::facts::Runtime;
@@ -29,6 +30,7 @@ fn found(dir: &Path, kubelet: &[u8]) -> Found {
     bundle.host("/usr/local/bin/k", crate::bundle::manifest::Content::Link("kubectl".into()));
     bundle.image("registry.k8s.io/pause:3.10.1", &[layer(&[("pause", b"pause")])]);
     bundle.image("registry.k8s.io/etcd:3.6.8-0", &[layer(&[("etcd", b"etcd")])]);
+    bundle.image("registry.k8s.io/kube-proxy:v1.36.3", &[layer(&[("kube", b"kube")])]);
     bundle.manifest.arrange();
     let id = bundle.manifest.id().unwrap();
     let path = dir.join(format!("{id}.tar.zst"));
@@ -71,11 +73,23 @@ fn ctr_answers(
             let stdout = rows.collect::<Vec<_>>().join("\n").into_bytes();
             return Ok(Exit { stdout, ..Exit::default() });
         }
-        ["--address", _, "--namespace", "k8s.io", "images", "import", "--local", "--label", PINNED, archive] => {
+        [
+            "--address",
+            _,
+            "--namespace",
+            "k8s.io",
+            "images",
+            "import",
+            "--local",
+            "--sync-fs",
+            "--label",
+            PINNED,
+            archive,
+        ] => {
             if !machine.read(archive)?.is_some_and(|tar| tar.ends_with(&[0; 1024])) {
                 return Ok(Exit { code: 1, stderr: b"ctr: unexpected EOF".to_vec(), ..Exit::default() });
             }
-            for image in images {
+            for image in images.iter().filter(|image| archive.ends_with(&Set::of(&image.name).archive())) {
                 lines.retain(|line| !line.starts_with(&format!("{} ", image.name)));
                 lines.push(format!("{} type {} 1.0 MiB linux/amd64 {PINNED}", image.name, image.digest));
             }
@@ -266,9 +280,10 @@ async fn images_of_another_s_containerd_are_used_but_not_replaced() {
     let facts = crate::facts::Facts { runtime: Some(theirs), ..facts() };
     let error = run.run(&found, &facts).await.unwrap_err();
     assert!(error.contains("ctr -n k8s.io images remove registry.k8s.io/pause:3.10.1"), "{error}");
-    run.machine.put(STORE, row("registry.k8s.io/pause:3.10.1") + &row("registry.k8s.io/etcd:3.6.8-0"));
+    let all = ["registry.k8s.io/pause:3.10.1", "registry.k8s.io/etcd:3.6.8-0", "registry.k8s.io/kube-proxy:v1.36.3"];
+    run.machine.put(STORE, all.map(row).concat());
     let stored = run.machine.read(STORE).unwrap();
-    // The step has only the archive to remove.
+    // The steps have only their archives to remove.
     run.run(&found, &facts).await.unwrap();
     assert_eq!(
         run.machine.read(STORE).unwrap().map(|s| String::from_utf8(s).unwrap().trim().to_owned()),
@@ -284,16 +299,21 @@ async fn images_that_went_missing_are_taken_from_the_bundle_again() {
     let found = found(run.dir.path(), b"one");
     with_containerd(&run.machine, &found, SOCKET);
     run.run(&found, &facts()).await.unwrap();
-    let archive = format!("{}/images.tar", folder(&found.id));
-    assert!(run.machine.meta(&archive).unwrap().is_none(), "no space is wasted");
+    let archives = [Set::First, Set::Kubernetes].map(|set| format!("{}/{}", folder(&found.id), set.archive()));
+    for archive in &archives {
+        assert!(run.machine.meta(archive).unwrap().is_none(), "no space is wasted");
+    }
     for damaged in [false, true] {
         run.machine.write(STORE, b"", 0o600).unwrap();
         if damaged {
-            run.machine.write(&archive, b"half", 0o644).unwrap();
+            run.machine.write(&archives[1], b"half", 0o644).unwrap();
         }
-        let (made, _) = run.run(&found, &facts()).await.unwrap();
-        assert_eq!(made, ["bundle/images"]);
-        assert!(run.machine.meta(&archive).unwrap().is_none());
+        let (mut made, _) = run.run(&found, &facts()).await.unwrap();
+        made.sort();
+        assert_eq!(made, ["bundle/images/first", "bundle/images/kubernetes"]);
+        for archive in &archives {
+            assert!(run.machine.meta(archive).unwrap().is_none());
+        }
     }
 }
 

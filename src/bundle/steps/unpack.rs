@@ -12,8 +12,9 @@ use kprov_providers::{Machine, Made, Outputs, Status, Step, Watch};
 
 use super::folder;
 use crate::bundle::pack::MANIFEST_NAME;
+use crate::bundle::sets::Set;
 use crate::bundle::sign::open_again;
-use crate::bundle::unpack::{FILES, IMAGES, is_whole, unpack};
+use crate::bundle::unpack::{FILES, is_whole, unpack};
 
 /// Verifies a bundle file and unpacks it into its folder.
 pub struct Unpack {
@@ -95,7 +96,8 @@ fn bring(bundle: &Path, id: &str, machine: &dyn Machine, watch: &Watch) -> anyho
     let names =
         crate::bundle::unpack::contents(&manifest).into_iter().map(|(hex, (_, mode))| (format!("{FILES}/{hex}"), mode));
     // The manifest comes last: a folder with one is whole.
-    for (name, mode) in names.chain([(IMAGES.to_owned(), 0o644), (MANIFEST_NAME.to_owned(), 0o644)]) {
+    let archives = Set::there(&manifest).map(|set| (set.archive(), 0o644));
+    for (name, mode) in names.chain(archives).chain([(MANIFEST_NAME.to_owned(), 0o644)]) {
         let mut content = Cursor::new(Vec::new());
         std::io::copy(&mut std::fs::File::open(dest.join(&name))?, &mut content)?;
         machine.write(&format!("{folder}/{name}"), content.get_ref(), mode)?;

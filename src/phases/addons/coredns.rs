@@ -164,7 +164,13 @@ fn container(image: &str) -> Value {
             "successThreshold": 1,
             "failureThreshold": 5,
         },
-        "readinessProbe": {"httpGet": {"path": "/ready", "port": "readiness-probe", "scheme": "HTTP"}},
+        // The kubelet asks at once, before it can listen, and again only after a period: ten seconds unless said
+        // otherwise. Unready after half a minute, as with the default.
+        "readinessProbe": {
+            "httpGet": {"path": "/ready", "port": "readiness-probe", "scheme": "HTTP"},
+            "periodSeconds": 2,
+            "failureThreshold": 15,
+        },
         "resources": {"limits": {"memory": "170Mi"}, "requests": {"cpu": "100m", "memory": "70Mi"}},
         "securityContext": {
             "allowPrivilegeEscalation": false,
