@@ -11,8 +11,12 @@ use serde_json::{Value, json};
 
 pub(super) use crate::discovery::KUBELET_CONF;
 
-/// Nobody should wait for a cluster that is away.
-const LIMIT: Duration = Duration::from_secs(5);
+/// Nobody should wait for a cluster that is away, but a slow machine needs seconds for a TLS handshake alone: without
+/// this mark it could not join again until the cluster itself has missed it.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// For one connection, its TLS handshake included.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// The Node name that this machine's kubelet.conf stands for; `None` without a usable one.
 pub(super) fn own_name(machine: &dyn Machine) -> anyhow::Result<Option<String>> {
@@ -49,7 +53,7 @@ pub(super) async fn not_ready(machine: &dyn Machine, name: &str, path: &str) -> 
     let Some(kubeconfig) = kubeconfig(machine, path)? else { return Ok(()) };
     tokio::time::timeout(LIMIT, async {
         let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-        config.connect_timeout = Some(Duration::from_secs(2));
+        config.connect_timeout = Some(CONNECT);
         let nodes: kube::Api<Node> = kube::Api::all(kube::Client::try_from(config)?);
         let now = kprov_providers::event::now();
         let patch = json!({"status": {"conditions": [{
