@@ -10,6 +10,7 @@ mod kernel;
 mod network;
 mod ports;
 mod runtime;
+mod tokens;
 
 use std::time::SystemTime;
 
@@ -90,6 +91,7 @@ pub async fn init(look: &Look<'_>, cluster: &Cluster) -> anyhow::Result<Vec<Find
     found.extend(kernel::pod_network(look, cluster)?);
     found.extend(runtime::images(look, cluster).await?);
     found.extend(etcd::external(look, cluster).await?);
+    found.extend(tokens::expired(look, cluster));
     Ok(found)
 }
 

@@ -8,6 +8,7 @@ use crate::host::{Clock, Host};
 use crate::image;
 use crate::kubectl::{Kubectl, name, ready, wait};
 use crate::remote::Remote;
+use crate::secrets;
 use crate::tree::Tree;
 
 /// How long nodes and system pods may take until they are Ready.
@@ -30,13 +31,19 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     let joining = cp.run("/root/kprov init 2>&1")?;
     clock.lap("init");
     let line = join_line(&joining)?;
-    worker.run(&format!("/root/kprov join {line} 2>&1"))?;
+    let joined = worker.run(&format!("/root/kprov join {line} 2>&1"))?;
     clock.lap("join");
     let kubectl = Kubectl(cp.clone());
     kubectl.wait_all_ready(2, READY)?;
     clock.lap("all nodes and system pods Ready");
     again_changes_nothing(&cp)?;
     clock.lap("init again, nothing to do");
+    let token = line.split(' ').skip_while(|word| *word != "--token").nth(1).context("no token in the join line")?;
+    let said = joining + &joined + &cp.run("/root/kprov init --dry-run 2>&1")?;
+    for (machine, address, before) in [(&cp, &addresses.0, &before.0), (&worker, &addresses.1, &before.1)] {
+        secrets::check(host, machine, before, &Tree::of(machine, address)?, token, &said)?;
+    }
+    clock.lap("modes and owners of all new files; no secret in the open");
 
     let nodes = (machines.hostname("cp-1"), machines.hostname("worker-1"));
     workload(host, &kubectl, &[&cp, &worker], &nodes, Duration::from_secs(60))?;

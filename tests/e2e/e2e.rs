@@ -20,6 +20,7 @@ mod kills;
 mod kubectl;
 mod qemu;
 mod remote;
+mod secrets;
 mod tree;
 mod up;
 

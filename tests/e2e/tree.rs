@@ -128,6 +128,12 @@ impl Tree {
         Ok(Self(lines))
     }
 
+    /// Files that are new or have another mode, owner or target than before, one line each, but for the excluded.
+    pub fn new_files<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a str> {
+        let new = self.0.difference(&before.0).map(String::as_str);
+        new.filter(|line| line.starts_with("file ") && !excluded(line))
+    }
+
     /// That nothing but the excluded differs from what was before.
     ///
     /// # Errors
