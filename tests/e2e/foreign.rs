@@ -6,9 +6,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use kprov::bundle::images::export;
 use kprov::bundle::locate::{Search, locate};
 use kprov::bundle::manifest::Content;
-use kprov::bundle::unpack::{FILES, IMAGES, unpack};
+use kprov::bundle::unpack::{FILES, unpack};
 use kprov::bundle::verify::open;
 
 use crate::host::Host;
@@ -88,6 +89,8 @@ impl Kit {
         })?;
         let unpacked = dir.join("bundle");
         unpack(open(&found.path)?, &unpacked, &mut |_, _| true)?;
+        let images = dir.join("images.tar");
+        export(&found.path, &found.id, &images, None)?;
         let archive = dir.join("kit.tar");
         let mut tar = tar::Builder::new(File::create(&archive)?);
         for path in BINARIES {
@@ -113,9 +116,9 @@ impl Kit {
             append(&mut tar, path, 0o644, text.as_bytes())?;
         }
         tar.into_inner()?.flush()?;
-        let images = found.manifest.images.iter();
-        let pause = images.map(|image| image.name.clone()).find(|name| name.contains("/pause:")).context("no pause")?;
-        Ok(Self { archive, images: unpacked.join(IMAGES), pause })
+        let pause = found.manifest.images.iter();
+        let pause = pause.map(|image| image.name.clone()).find(|name| name.contains("/pause:")).context("no pause")?;
+        Ok(Self { archive, images, pause })
     }
 
     /// Installs it on a machine, starts containerd and imports the images, for want of a registry.
