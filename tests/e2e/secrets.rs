@@ -20,7 +20,12 @@ const FILES: &[(&str, &str)] = &[
     ("/etc/kubernetes/*.conf", "f 600"),
     ("/etc/kubernetes/manifests", "d 700|d 755"),
     ("/etc/kubernetes/manifests/*.yaml", "f 600"),
-    ("/var/lib/kprov", "d 700"),
+    ("/var/lib/kprov", "d 755"),
+    ("/var/lib/kubelet", "d 700"),
+    ("/var/lib/containerd", "d 700|d 711"),
+    ("/var/lib/cni", "d 700|d 755"),
+    ("/etc/cni/net.d", "d 700|d 755"),
+    ("/var/log/pods", "d 750|d 755"),
     ("/var/lib/kprov/journal.jsonl", "f 600"),
     ("/var/lib/etcd", "d 700"),
     ("/var/lib/kubelet/pki/*.pem", "f 600|l 777"),
@@ -30,6 +35,9 @@ const FILES: &[(&str, &str)] = &[
     ("/var/lib/kubelet/instance-config.yaml", "f 644"),
     ("/var/lib/kubelet/kubeadm-flags.env", "f 644"),
 ];
+
+/// Nobody but root comes in here, so what the kubelet opens for its containers' own users is open to them alone.
+const CLOSED: &str = "/var/lib/kubelet/pods/*";
 
 /// Places of others' programs, which make their files as they see fit; nothing there may be written by everybody.
 const OTHERS: &[&str] = &[
@@ -113,6 +121,9 @@ fn wrong(line: &str) -> Option<String> {
     if let Some((_, wanted)) = FILES.iter().find(|(pattern, _)| fits(pattern, path)) {
         let right = wanted.split('|').any(|wanted| wanted == found) && owner == "0:0";
         return (!right).then(|| format!("{path}: {found} {owner}, not {wanted} 0:0"));
+    }
+    if fits(CLOSED, path) {
+        return None;
     }
     let mode = u32::from_str_radix(mode, 8).ok()?;
     // Links have no mode of their own; a directory with the sticky bit is meant for all.
