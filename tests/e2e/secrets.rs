@@ -105,7 +105,8 @@ pub fn check(
 /// That this search sees what it looks for: a process with a secret in its arguments.
 fn finds(machine: &Remote) -> anyhow::Result<()> {
     let look = format!("( {SEARCH} ) | grep -F -f /root/secrets | cut -c 1-60");
-    let secret = "echo c2VjcmV0LW9mLXRoZS10ZXN0 > /root/secrets; sh -c 'sleep 20; :' c2VjcmV0LW9mLXRoZS10ZXN0 & pid=$!";
+    let secret = "echo c2VjcmV0LW9mLXRoZS10ZXN0 > /root/secrets; sh -c 'sleep 20; :' c2VjcmV0LW9mLXRoZS10ZXN0 \
+         >/dev/null 2>&1 & pid=$!";
     let found = machine.run(&format!("{secret}; {look}; kill $pid; rm /root/secrets"))?;
     if found.contains("process: c2VjcmV0") {
         return Ok(());
