@@ -81,7 +81,7 @@ pub fn check(
     token: &str,
     said: &str,
 ) -> anyhow::Result<()> {
-    let wrong: Vec<String> = after.new_files(before).filter_map(|line| wrong(line)).collect();
+    let wrong: Vec<String> = after.new_files(before).filter_map(wrong).collect();
     ensure!(wrong.is_empty(), "files with another mode or owner than they should have:\n{}", wrong.join("\n"));
 
     let (_, token) = token.split_once('.').context("that is no token")?;
