@@ -161,6 +161,9 @@ pub trait Machine: Send + Sync {
     /// Renames within one file system and syncs both directories.
     fn rename(&self, from: &str, to: &str) -> anyhow::Result<()>;
 
+    /// Syncs a file that another program wrote, following links, and the directory of the path. Nothing there is success.
+    fn sync(&self, path: &str) -> anyhow::Result<()>;
+
     /// Removes a file or link. Nothing there is success.
     fn remove(&self, path: &str) -> anyhow::Result<()>;
 

@@ -16,6 +16,7 @@ use kprov_providers::{Key, Machine, Outputs};
 use serde_json::Value;
 
 use self::bootstrap::Bootstrap;
+use super::kubeconfig::KUBELET_CURRENT;
 use super::kubelet::{self, timeout};
 use crate::cluster::Joining;
 use crate::discovery::{Api, KUBELET_CONF, Met, Trust, Who, own};
@@ -92,7 +93,8 @@ pub fn worker(
     plan.add(certificate(after, &name, limit, machine));
     plan.add(node_registered(&name, limit, machine));
     let label = Label::new("join/bootstrap-removed", PHASE).needs([registered()]);
-    plan.add(RemoveFile::new(label, machine.clone(), BOOTSTRAP_CONF));
+    let own = [KUBELET_CURRENT, KUBELET_CONF];
+    plan.add(RemoveFile::new(label, machine.clone(), BOOTSTRAP_CONF).once_synced(own));
     Ok(plan)
 }
 

@@ -134,3 +134,6 @@ pub(crate) fn timeout(text: Option<&String>, default: u64) -> Result<std::time::
         Some(text) => crate::cluster::duration(text).with_context(|| format!("{text} is no duration")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,8 @@ use anyhow::{Context, bail};
 use kprov_providers::ssh::{Chunk, Host};
 
 /// containerd's client on a node reads the archive from its standard input. The kubelet's images are in the namespace
-/// k8s.io; it never removes a pinned one.
-const IMPORT: &str = "PATH=/usr/local/bin:$PATH exec ctr --namespace k8s.io images import --local \
+/// k8s.io; it never removes a pinned one. What is unpacked is synced, or it could be empty after a power cut, for good.
+const IMPORT: &str = "PATH=/usr/local/bin:$PATH exec ctr --namespace k8s.io images import --local --sync-fs \
                       --label io.cri-containerd.pinned=pinned -";
 
 /// Loads an archive into a node over SSH.

@@ -225,6 +225,11 @@ impl Machine for FakeMachine {
         self.change()?.tree.rename(from, to)
     }
 
+    /// What is in memory is lost whole or not at all.
+    fn sync(&self, _path: &str) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     fn remove(&self, path: &str) -> anyhow::Result<()> {
         let mut inner = self.change()?;
         if inner.tree.get(path).is_some_and(|node| node.what == Kind::Dir) {

@@ -89,6 +89,10 @@ impl Machine for ThisMachine {
         files::rename(from, to)
     }
 
+    fn sync(&self, path: &str) -> anyhow::Result<()> {
+        files::sync(path)
+    }
+
     fn remove(&self, path: &str) -> anyhow::Result<()> {
         files::remove(path)
     }

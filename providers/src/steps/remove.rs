@@ -12,12 +12,20 @@ pub struct RemoveFile {
     label: Label,
     machine: Arc<dyn Machine>,
     path: String,
+    before: Vec<String>,
 }
 
 impl RemoveFile {
     /// Removes this file or link.
     pub fn new(label: Label, machine: Arc<dyn Machine>, path: impl Into<String>) -> Self {
-        Self { label, machine, path: path.into() }
+        Self { label, machine, path: path.into(), before: Vec::new() }
+    }
+
+    /// These are synced before: what takes the file's place must not be lost after it is gone.
+    #[must_use]
+    pub fn once_synced<P: Into<String>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
+        self.before.extend(paths.into_iter().map(Into::into));
+        self
     }
 }
 
@@ -41,6 +49,9 @@ impl Step for RemoveFile {
     }
 
     async fn apply(&self, _known: &Outputs, _watch: &Watch) -> anyhow::Result<Outputs> {
+        for path in &self.before {
+            self.machine.sync(path)?;
+        }
         self.machine.remove(&self.path)?;
         Ok(Outputs::none())
     }

@@ -163,6 +163,14 @@ pub(super) fn rename(from: &str, to: &str) -> anyhow::Result<()> {
     .with_context(|| format!("renaming {from} to {to}"))
 }
 
+pub(super) fn sync(path: &str) -> anyhow::Result<()> {
+    let doing = || format!("syncing {path}");
+    match there(File::open(path)).with_context(doing)? {
+        Some(file) => file.sync_all().and_then(|()| sync_dir_of(path)).with_context(doing),
+        None => Ok(()),
+    }
+}
+
 pub(super) fn remove(path: &str) -> anyhow::Result<()> {
     let doing = || format!("removing {path}");
     // What a killed write may have left beside it goes too.
