@@ -12,7 +12,7 @@ KUBERNETES=v1.36.3
 # Checkouts share what is built of dependencies. Of our own packages cargo tells two checkouts apart by the times of
 # their files alone, which may take one's objects for the other's: another checkout than the last one builds them anew.
 if [ "$(cat "$CARGO_TARGET_DIR/checkout" 2>/dev/null)" != "$PWD" ]; then
-    rm -rf "$CARGO_TARGET_DIR"/{debug,release,*/release}/.fingerprint/kprov*
+    rm -rf "$CARGO_TARGET_DIR"/{debug,release,*/debug,*/release}/.fingerprint/kprov*
     mkdir -p "$CARGO_TARGET_DIR"
     echo "$PWD" >"$CARGO_TARGET_DIR/checkout"
 fi
@@ -87,6 +87,16 @@ unpacked() {
     done
 }
 
+# A Go for what only tests need: the one that kprov fetched to build the bundle, else the host's, which fetches its successor.
+golang() {
+    local fetched=("$CACHE"/go-*/bin)
+    PATH="$PATH:/usr/local/go/bin"
+    if [ -x "${fetched[-1]}/go" ]; then PATH="${fetched[-1]}:$PATH"; fi
+    command -v go >/dev/null || packages golang-go ca-certificates
+    # Debian 12's cannot become another release.
+    go version | grep -qE ' go1\.(2[1-9]|[3-9][0-9])' || die "$(go version) cannot fetch a newer Go" "make bundle, which brings one"
+}
+
 # The Rust toolchain of rust-toolchain.toml: the user's, else the distribution's rustup package.
 rust() {
     if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then
@@ -97,12 +107,15 @@ rust() {
             have=$(cargo --version | cut -d' ' -f2)
             want=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
             [ "$(printf '%s\n%s\n' "$want" "$have" | sort -V | head -n 1)" = "$want" ] ||
-                die "cargo $have is too old, $want is needed" "apt-get install rustup (Debian 13, Ubuntu 24.04), or install rustup as its project says"
+                die "cargo $have is too old, $want is needed" "apt-get install rustup (Debian 13, Ubuntu 24.04), else as https://rustup.rs says"
+            [ -d "$(rustc --print sysroot)/lib/rustlib/$TARGET" ] ||
+                die "this Rust has no standard library for $TARGET" "apt-get install rustup (Debian 13, Ubuntu 24.04), else as https://rustup.rs says"
             return
         fi
         apt-cache show rustup >/dev/null 2>&1 || apt-get update -q >/dev/null 2>&1 || true
         apt-cache show rustup >/dev/null 2>&1 ||
-            die "no Rust toolchain, and this distribution has no rustup package" "install rustup as its project says, then run this again"
+            die "no Rust toolchain, and this distribution has no package rustup (Debian 13 and Ubuntu 24.04 have it)" \
+                "get rustup as https://rustup.rs says (curl … | sh), then run this again"
         packages rustup
     fi
     # Names the toolchain, its components and its targets; does nothing when they are there.
