@@ -77,18 +77,6 @@ impl<W: Write> Sink for Archive<W> {
     fn end(&mut self) -> Result<(), BundleError> {
         self.now.take().map_or(Ok(()), |size| self.put(padding(size)))
     }
-
-    fn member_begin(&mut self, _: &str, _: u64) -> Result<(), BundleError> {
-        Ok(())
-    }
-
-    fn member_piece(&mut self, _: &[u8]) -> Result<(), BundleError> {
-        Ok(())
-    }
-
-    fn member_end(&mut self) -> Result<(), BundleError> {
-        Ok(())
-    }
 }
 
 /// Bytes of the archive that [`Archive`] writes for these images.

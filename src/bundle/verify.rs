@@ -31,21 +31,28 @@ pub trait Sink {
     /// # Errors
     /// See [`begin`](Self::begin).
     fn end(&mut self) -> Result<(), BundleError>;
-    /// Within a layer, a file for the machine begins; its pieces come between those of the layer.
+    /// Within a layer, a file for the machine begins; its pieces come between those of the layer. Passed over by whoever
+    /// does not care.
     ///
     /// # Errors
     /// See [`begin`](Self::begin).
-    fn member_begin(&mut self, sha256: &str, size: u64) -> Result<(), BundleError>;
+    fn member_begin(&mut self, _sha256: &str, _size: u64) -> Result<(), BundleError> {
+        Ok(())
+    }
     /// Its next bytes.
     ///
     /// # Errors
     /// See [`begin`](Self::begin).
-    fn member_piece(&mut self, bytes: &[u8]) -> Result<(), BundleError>;
+    fn member_piece(&mut self, _bytes: &[u8]) -> Result<(), BundleError> {
+        Ok(())
+    }
     /// It is over, and its hash was right.
     ///
     /// # Errors
     /// See [`begin`](Self::begin).
-    fn member_end(&mut self) -> Result<(), BundleError>;
+    fn member_end(&mut self) -> Result<(), BundleError> {
+        Ok(())
+    }
 }
 
 /// A sink that keeps nothing.
@@ -59,15 +66,6 @@ impl Sink for Nowhere {
         Ok(())
     }
     fn end(&mut self) -> Result<(), BundleError> {
-        Ok(())
-    }
-    fn member_begin(&mut self, _: &str, _: u64) -> Result<(), BundleError> {
-        Ok(())
-    }
-    fn member_piece(&mut self, _: &[u8]) -> Result<(), BundleError> {
-        Ok(())
-    }
-    fn member_end(&mut self) -> Result<(), BundleError> {
         Ok(())
     }
 }

@@ -154,18 +154,6 @@ impl Sink for Looker {
         }
         Ok(())
     }
-
-    fn member_begin(&mut self, _: &str, _: u64) -> Result<(), BundleError> {
-        Ok(())
-    }
-
-    fn member_piece(&mut self, _: &[u8]) -> Result<(), BundleError> {
-        Ok(())
-    }
-
-    fn member_end(&mut self) -> Result<(), BundleError> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]
