@@ -227,6 +227,17 @@ impl Backoff {
         tokio::time::sleep(self.next).await;
         self.next = self.next.mul_f64(1.5).min(self.most);
     }
+
+    /// Waits for the next try of a step.
+    ///
+    /// # Errors
+    /// When the step is to end.
+    pub(crate) async fn pause_in(&mut self, watch: &crate::Watch) -> anyhow::Result<()> {
+        tokio::select! {
+            () = self.pause() => Ok(()),
+            () = watch.until_cancelled() => anyhow::bail!("cancelled"),
+        }
+    }
 }
 
 #[cfg(test)]

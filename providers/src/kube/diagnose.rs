@@ -31,7 +31,11 @@ impl Component {
 pub async fn diagnose(machine: &dyn Machine, component: &Component) -> String {
     let mut report = String::new();
     let kubelet = journal(machine, "kubelet").await;
-    let own = if component.unit { journal(machine, &component.name).await } else { pod_log(machine, &component.name) };
+    let own = match (component.unit, component.name.as_str()) {
+        (true, "kubelet") => last(kubelet.clone()),
+        (true, unit) => last(journal(machine, unit).await),
+        (false, pod) => pod_log(machine, pod),
+    };
     if own.is_empty() {
         let nothing = if component.unit { "its journal is empty" } else { "its container never wrote a log" };
         report.push_str(&format!("{}: {nothing}\n", component.name));
@@ -39,14 +43,17 @@ pub async fn diagnose(machine: &dyn Machine, component: &Component) -> String {
         report.push_str(&format!("last lines of {}:\n", component.name));
         own.iter().for_each(|line| report.push_str(&format!("  {line}\n")));
     }
-    let last_error = kubelet.iter().rev().find(|line| is_error(line));
+    // Of its many complaints while there is no API, the one about this component says most.
+    let errors = || kubelet.iter().rev().filter(|line| is_error(line));
+    let last_error = errors().find(|line| line.contains(&component.name)).or_else(|| errors().next());
     if component.name != "kubelet"
         && let Some(line) = last_error
     {
         report.push_str(&format!("the kubelet's last error:\n  {line}\n"));
     }
-    let all = own.iter().chain(last_error).map(String::as_str).collect::<Vec<_>>().join("\n");
-    report.push_str(&format!("likely cause: {}", cause(&all, component)));
+    // What it said last is what it died of; what it complained of before it may have got over.
+    let all = own.iter().rev().chain(last_error).map(String::as_str);
+    report.push_str(&format!("likely cause: {}", cause(all, component)));
     report
 }
 
@@ -58,41 +65,64 @@ fn is_error(line: &str) -> bool {
         || line.contains("command failed")
 }
 
-/// The last lines of a unit's journal; none where there is no journal.
+/// The last lines of a unit's journal, more than are shown: an error may be some way back. None where there is no journal.
 async fn journal(machine: &dyn Machine, unit: &str) -> Vec<String> {
-    let mut command = Command::new("journalctl", ["-u", unit, "-n", "60", "--no-pager", "-o", "cat", "-q"]);
+    let mut command = Command::new("journalctl", ["-u", unit, "-n", "300", "--no-pager", "-o", "cat", "-q"]);
     command.timeout = Some(std::time::Duration::from_secs(5));
     match machine.run(command).await {
-        Ok(exit) => last_lines(&exit.text(), |line| Some(line.to_owned())),
+        Ok(exit) => lines(&exit.text(), Some),
         Err(_) => Vec::new(),
     }
 }
 
 /// The last lines of the newest container log of a static pod below /var/log/pods.
 fn pod_log(machine: &dyn Machine, component: &str) -> Vec<String> {
+    let Some(log) = newest_log(machine, component) else { return Vec::new() };
+    // CRI format: `TIME STREAM TAG text`.
+    last(lines(&log.text, |line| line.splitn(4, ' ').nth(3)))
+}
+
+/// True where a static pod's container has ended again and again: the kubelet waits longer and longer before it tries it
+/// once more.
+pub(crate) fn crash_loops(machine: &dyn Machine, component: &str) -> bool {
+    newest_log(machine, component).is_some_and(|log| log.restarts >= 2)
+}
+
+/// A container's log; ordered by when it was last written.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Log {
+    time: String,
+    restarts: u32,
+    text: String,
+}
+
+fn newest_log(machine: &dyn Machine, component: &str) -> Option<Log> {
     let root = "/var/log/pods";
     let prefix = format!("kube-system_{component}-");
     let dirs = machine.list(root).ok().flatten().unwrap_or_default();
-    // A newer pod of the same name has another UID; the highest restart number of the fullest directory is the newest.
+    // A newer pod of the same name has another UID, and begins to count its restarts anew: the newest log is the one
+    // whose last line is.
     let logs = dirs.iter().filter(|dir| dir.starts_with(&prefix)).flat_map(|dir| {
         let dir = format!("{root}/{dir}/{component}");
         let files = machine.list(&dir).ok().flatten().unwrap_or_default();
         files.into_iter().filter_map(move |file| {
-            let number: u32 = file.strip_suffix(".log")?.parse().ok()?;
-            Some((number, format!("{dir}/{file}")))
+            let restarts = file.strip_suffix(".log")?.parse().ok()?;
+            let bytes = machine.read(&format!("{dir}/{file}")).ok().flatten()?;
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let time = text.lines().last()?.split(' ').next()?.to_owned();
+            Some(Log { time, restarts, text })
         })
     });
-    let Some((_, path)) = logs.max() else { return Vec::new() };
-    let bytes = machine.read(&path).ok().flatten().unwrap_or_default();
-    last_lines(&String::from_utf8_lossy(&bytes), |line| {
-        // CRI format: `TIME STREAM TAG text`.
-        line.splitn(4, ' ').nth(3).map(str::to_owned)
-    })
+    logs.max()
 }
 
-fn last_lines(text: &str, line: impl Fn(&str) -> Option<String>) -> Vec<String> {
-    let lines: Vec<String> = text.lines().filter_map(line).filter(|l| !l.trim().is_empty()).collect();
-    lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default().to_vec()
+fn lines<'a>(text: &'a str, line: impl Fn(&'a str) -> Option<&'a str>) -> Vec<String> {
+    text.lines().filter_map(line).filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
+}
+
+/// Those that are shown.
+fn last(mut lines: Vec<String>) -> Vec<String> {
+    lines.split_off(lines.len().saturating_sub(LINES))
 }
 
 /// Patterns in logs (all must be there) and what they mean.
@@ -117,14 +147,20 @@ const CAUSES: &[(&[&str], &str)] = &[
     (&["x509: certificate signed by unknown authority"], "files of an older cluster are in /etc/kubernetes/pki"),
     (&["member", "has already been bootstrapped"], "/var/lib/etcd holds data of an older cluster"),
     (&["permission denied"], "a file that the component may not read: ls -l /etc/kubernetes/pki"),
-    (&["no such file or directory"], "a file that the component needs is not there"),
+    (
+        &["no such file or directory"],
+        "a file that the component needs is not there, at least not for it: see its mounts",
+    ),
     (&["containerd.sock"], "containerd does not answer: systemctl status containerd"),
 ];
 
-fn cause(text: &str, component: &Component) -> String {
-    let lower = text.to_lowercase();
-    let hit = CAUSES.iter().find(|(all, _)| all.iter().all(|part| lower.contains(&part.to_lowercase())));
-    match hit {
+/// The first line, of those that tell most first, whose pattern is known.
+fn cause<'a>(mut lines: impl Iterator<Item = &'a str>, component: &Component) -> String {
+    let known = |line: &str| {
+        let lower = line.to_lowercase();
+        CAUSES.iter().find(|(all, _)| all.iter().all(|part| lower.contains(&part.to_lowercase())))
+    };
+    match lines.find_map(known) {
         Some((_, cause)) => (*cause).to_owned(),
         None if component.unit => format!("not known; see journalctl -u {}", component.name),
         None => format!("not known; see crictl ps -a --name {} and journalctl -u kubelet", component.name),
@@ -134,23 +170,46 @@ fn cause(text: &str, component: &Component) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Exit;
+    use crate::machine::fake::FakeMachine;
 
     #[test]
     fn causes_are_found_in_logs() {
         let pod = Component::pod("kube-apiserver");
-        assert!(
-            cause("W1 grpc: addrConn connection error: dial tcp 127.0.0.1:2379: refused", &pod).starts_with("etcd")
-        );
-        assert!(cause("listen tcp :6443: bind: address already in use", &pod).contains("ss -ltnp"));
-        assert!(cause("", &pod).contains("crictl ps -a --name kube-apiserver"));
+        let etcd = "W1 grpc: addrConn connection error: dial tcp 127.0.0.1:2379: refused";
+        let cause = |lines: &[&str]| cause(lines.iter().copied(), &pod);
+        assert!(cause(&[etcd]).starts_with("etcd"));
+        assert!(cause(&["listen tcp :6443: bind: address already in use"]).contains("ss -ltnp"));
+        assert!(cause(&[]).contains("crictl ps -a --name kube-apiserver"));
+        let fatal = "E1 command failed: loading audit policy file: open /etc/x.yaml: no such file or directory";
+        assert!(cause(&["bye", fatal, etcd]).starts_with("a file that"), "the last word counts");
     }
 
     #[test]
     fn only_the_last_lines_are_shown_without_the_runtime_s_prefix() {
         let text: String = (0..30).map(|i| format!("2026-01-01T00:00:00Z stderr F line {i}\n")).collect();
-        let lines = last_lines(&text, |line| line.splitn(4, ' ').nth(3).map(str::to_owned));
+        let lines = last(lines(&text, |line| line.splitn(4, ' ').nth(3)));
         assert_eq!(lines.len(), LINES);
         assert_eq!(lines.last().map(String::as_str), Some("line 29"));
+    }
+
+    #[tokio::test]
+    async fn the_newest_pod_is_shown_and_the_kubelet_s_error_is_found_far_back() {
+        let machine = FakeMachine::new();
+        let log = |uid: &str, file: &str, time: &str, text: &str| {
+            let dir = format!("/var/log/pods/kube-system_etcd-cp-1_{uid}/etcd");
+            machine.put(&format!("{dir}/{file}"), format!("2026-01-01T{time}Z stderr F {text}\n"));
+        };
+        log("old", "7.log", "10:00:00", "of the pod before");
+        log("new", "0.log", "10:05:00", "unknown flag: --nonsense");
+        machine.on("journalctl", |_, _| {
+            let text = "E0101 10:05:01.0 1 pod_workers.go:1] crash\n".to_owned() + &"I0101 fine\n".repeat(60);
+            Ok(Exit { stdout: text.into_bytes(), ..Exit::default() })
+        });
+        let report = diagnose(&machine, &Component::pod("etcd")).await;
+        assert!(report.contains("unknown flag: --nonsense") && !report.contains("of the pod before"), "{report}");
+        assert!(report.contains("the kubelet's last error:\n  E0101"), "{report}");
+        assert!(report.contains("likely cause: an extra argument that this version does not know"), "{report}");
     }
 
     #[test]

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
 use async_trait::async_trait;
 
-use super::diagnose::{Component, diagnose};
+use super::diagnose::{Component, crash_loops, diagnose};
 use super::{Backoff, Unanswered};
+use crate::machine::UnitVerb;
 use crate::steps::Label;
 use crate::{Machine, Made, Outputs, Status, Step, Watch};
+
+const KUBELET: &str = "kubelet.service";
 
 /// What counts as an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +46,16 @@ impl Health {
             Some(_) if self.answer == Answer::Listens => Ok(()),
             Some((code, body)) => Err(format!("answers {code}{}", failed_checks(&body))),
         })
+    }
+
+    /// What ended again and again before this run may have been mended, and the kubelet would try it only after minutes:
+    /// one that is started anew does not remember and tries at once.
+    async fn at_once(&self, watch: &Watch) -> anyhow::Result<()> {
+        if !self.component.unit && crash_loops(self.machine.as_ref(), &self.component.name) {
+            watch.say(format!("the kubelet is started again, to try {} at once", self.component.name));
+            self.machine.unit_do(KUBELET, UnitVerb::Restart).await?;
+        }
+        Ok(())
     }
 }
 
@@ -84,6 +96,7 @@ impl Step for Health {
     async fn apply(&self, _known: &Outputs, watch: &Watch) -> anyhow::Result<Outputs> {
         let deadline = tokio::time::Instant::now() + self.timeout;
         let mut backoff = Backoff::up_to(Duration::from_millis(200));
+        self.at_once(watch).await?;
         loop {
             let Err(why) = self.ask().await? else { return Ok(Outputs::none()) };
             if tokio::time::Instant::now() >= deadline {
@@ -93,17 +106,49 @@ impl Step for Health {
                 let text = format!("{name} was not healthy after {seconds} s: {why} at {url}\n{report}");
                 return Err(Unanswered(text).into());
             }
-            tokio::select! {
-                () = backoff.pause() => {}
-                () = watch.until_cancelled() => bail!("cancelled"),
-            }
+            backoff.pause_in(watch).await?;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use futures_util::FutureExt as _;
+
     use super::*;
+    use crate::machine::fake::FakeMachine;
+
+    #[tokio::test]
+    async fn what_crashed_before_is_tried_at_once() {
+        for (log, restarts) in [("0.log", 0), ("3.log", 1)] {
+            let fake = FakeMachine::new();
+            fake.put("/etc/systemd/system/kubelet.service", "[Service]\nExecStart=/usr/bin/kubelet\n");
+            fake.put(&format!("/var/log/pods/kube-system_etcd-x_1/etcd/{log}"), "2026-01-01T00:00:00Z stderr F bye\n");
+            let (counted, asked) = (Arc::new(AtomicU32::new(0)), AtomicU32::new(0));
+            let seen = counted.clone();
+            fake.on_unit(move |_, _, verb| {
+                assert_eq!(verb, UnitVerb::Restart);
+                seen.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            });
+            fake.on_probe(move |_, _| {
+                let up = asked.fetch_add(1, Ordering::Relaxed) > 0;
+                async move { up.then(|| (200, "ok".to_owned())) }.boxed()
+            });
+            let step = Health {
+                label: Label::new("wait/etcd", "wait"),
+                machine: Arc::new(fake),
+                component: Component::pod("etcd"),
+                url: "http://127.0.0.1:2381/livez".to_owned(),
+                answer: Answer::Healthy,
+                timeout: Duration::from_secs(5),
+            };
+            step.apply(&Outputs::none(), &Watch::quiet()).await.unwrap();
+            assert_eq!(counted.load(Ordering::Relaxed), restarts, "{log}");
+        }
+    }
 
     #[test]
     fn failed_checks_are_named() {

@@ -124,10 +124,7 @@ impl Step for Manifest {
                 if tokio::time::Instant::now() >= deadline {
                     bail!("{}: the cluster has no kind {} in {}", self.name, place.kind, place.api_version);
                 }
-                tokio::select! {
-                    () = backoff.pause() => {}
-                    () = watch.until_cancelled() => bail!("cancelled"),
-                }
+                backoff.pause_in(watch).await?;
             };
             settle(&mut object, &mut place, &scope);
             put(&client, &Object::new(object), &resource, &place, self.patience).await?;

@@ -141,10 +141,7 @@ impl Step for Mark {
                 let text = format!("node {node} could not be marked after {seconds} s: {why}\n{report}");
                 return Err(Unanswered(text).into());
             }
-            tokio::select! {
-                () = backoff.pause() => {}
-                () = watch.until_cancelled() => bail!("cancelled"),
-            }
+            backoff.pause_in(watch).await?;
         }
     }
 }

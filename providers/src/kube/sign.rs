@@ -129,10 +129,7 @@ impl Step for Sign {
                 Err(error) if tokio::time::Instant::now() >= deadline => return Err(error),
                 Err(_) => {}
             }
-            tokio::select! {
-                () = backoff.pause() => {}
-                () = watch.until_cancelled() => bail!("cancelled"),
-            }
+            backoff.pause_in(watch).await?;
         }
     }
 }

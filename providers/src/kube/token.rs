@@ -278,10 +278,7 @@ impl Step for BootstrapToken {
                 Err(error) if tokio::time::Instant::now() >= deadline => return Err(error),
                 Err(_) => {}
             }
-            tokio::select! {
-                () = backoff.pause() => {}
-                () = watch.until_cancelled() => bail!("cancelled"),
-            }
+            backoff.pause_in(watch).await?;
         }
     }
 }
