@@ -107,6 +107,7 @@ impl Session {
         sizes: mpsc::Receiver<(u32, u32)>,
         said: impl FnMut(Chunk<'_>) + Send,
     ) -> Result<i32, Error> {
+        tracing::debug!(host = self.host, "runs {}", command.unwrap_or("a login shell"));
         let channel = self.handle.channel_open_session().await.map_err(|error| self.lost(error))?;
         if let Some(terminal) = terminal {
             let Terminal { kind, columns, rows } = terminal;

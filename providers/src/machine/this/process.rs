@@ -13,6 +13,7 @@ use crate::machine::{Command, Exit};
 /// process that overstays is killed with its children. Dropping the future kills it too.
 pub(super) async fn run(command: Command) -> anyhow::Result<Exit> {
     let program = command.program.clone();
+    let since = std::time::Instant::now();
     let mut child = tokio::process::Command::new(&command.program)
         .args(&command.args)
         .envs(command.env.iter().map(|(name, value)| (name, value)))
@@ -62,6 +63,8 @@ pub(super) async fn run(command: Command) -> anyhow::Result<Exit> {
     group.over();
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     let code = code.ok_or_else(|| anyhow!("ended in no known way: {program}"))?;
+    // Arguments hold no secrets: those go through standard input.
+    tracing::debug!(code, seconds = since.elapsed().as_secs_f32(), "ran {program} {}", command.args.join(" "));
     Ok(Exit { code, stdout, stderr })
 }
 
