@@ -7,6 +7,7 @@ pub mod certs;
 pub mod control_plane;
 pub mod etcd;
 pub mod host;
+pub(crate) mod images;
 pub mod join;
 pub mod kubeconfig;
 pub mod kubelet;

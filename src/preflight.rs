@@ -6,6 +6,7 @@
 mod etcd;
 mod files;
 mod host;
+mod images;
 mod kernel;
 mod network;
 mod ports;
@@ -89,7 +90,7 @@ pub async fn init(look: &Look<'_>, cluster: &Cluster) -> anyhow::Result<Vec<Find
     found.extend(ports::control_plane(look, cluster)?);
     found.extend(network::cluster(look, cluster)?);
     found.extend(kernel::pod_network(look, cluster)?);
-    found.extend(runtime::images(look, cluster).await?);
+    found.extend(images::cluster(look, cluster).await?);
     found.extend(etcd::external(look, cluster).await?);
     found.extend(tokens::expired(look, cluster));
     Ok(found)
@@ -105,6 +106,7 @@ pub async fn join(look: &Look<'_>, joining: &Joining) -> anyhow::Result<Vec<Find
     found.extend(files::worker(look, joining)?);
     found.extend(ports::worker(look)?);
     found.extend(network::endpoint(look, joining));
+    found.extend(images::worker(look).await?);
     Ok(found)
 }
 

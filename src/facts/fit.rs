@@ -178,11 +178,12 @@ pub fn detected(facts: &Facts) -> Vec<String> {
     if facts.sync_micros >= 10_000 {
         lines.push(format!("slow disk: a synced write takes {} ms, etcd wants less than 10", facts.sync_micros / 1000));
     }
-    if let Some(runtime) = &facts.runtime {
-        lines.push(format!(
+    match &facts.runtime {
+        Some(runtime) => lines.push(format!(
             "{} {} runs already and is used, its configuration untouched",
             runtime.name, runtime.version
-        ));
+        )),
+        None => lines.extend(containerd(facts).1),
     }
     lines
 }
@@ -243,11 +244,22 @@ mod tests {
 
     #[test]
     fn slow_disks_are_told() {
-        assert_eq!(detected(&facts()).len(), 1);
-        let lines = detected(&Facts { sync_micros: 25_300, page_size: 16384, ..facts() });
+        let host = Facts { apparmor: true, ..facts() };
+        assert_eq!(detected(&host).len(), 1);
+        let lines = detected(&Facts { sync_micros: 25_300, page_size: 16384, ..host });
         assert_eq!(
             lines[1..],
             ["pages of 16384 bytes", "slow disk: a synced write takes 25 ms, etcd wants less than 10"]
         );
+    }
+
+    #[test]
+    fn what_follows_for_our_own_containerd_is_told() {
+        let poor = Facts { missing_capabilities: vec!["CAP_SYS_RESOURCE".to_owned()], apparmor: false, ..facts() };
+        let lines = detected(&poor);
+        assert!(lines[1].starts_with("CAP_SYS_RESOURCE is missing") && lines[2].starts_with("AppArmor"), "{lines:?}");
+        let runtime =
+            crate::facts::Runtime { name: "containerd".into(), version: "2.1.0".into(), socket: String::new() };
+        assert_eq!(detected(&Facts { runtime: Some(runtime), ..poor }).len(), 2, "another's is not fitted");
     }
 }

@@ -8,7 +8,7 @@ use kprov_providers::steps::{Label, MakeDir};
 use kprov_providers::{Key, Machine};
 
 use super::certs::{self, Settings};
-use super::static_pod::{self, Component, Endpoint, Replace, arguments, environment, image, mount, user_arg};
+use super::static_pod::{self, Component, Endpoint, Replace, arguments, environment, mount, user_arg};
 use crate::bundle::Manifest;
 use crate::cluster::Cluster;
 use crate::cluster::kubeadm::{Arg, LocalEtcd};
@@ -103,6 +103,13 @@ pub(crate) fn etcd(
     Ok(plan)
 }
 
+/// Name of its image.
+pub(crate) fn image(cluster: &Cluster, bundle: &Manifest) -> Result<String> {
+    let etcd = local(cluster);
+    let repository = etcd.image_repository.as_deref().or(static_pod::own_repository(cluster));
+    static_pod::image(bundle, "etcd", repository, etcd.image_tag.as_deref())
+}
+
 /// The member as a component.
 pub(crate) fn component(cluster: &Cluster, bundle: &Manifest) -> Result<Component> {
     let settings = Settings::of(cluster)?;
@@ -134,10 +141,9 @@ pub(crate) fn component(cluster: &Cluster, bundle: &Manifest) -> Result<Componen
         ("feature-gates", "InitialCorruptCheck=true".into()),
         ("watch-progress-notify-interval", "5s".into()),
     ];
-    let repository = etcd.image_repository.as_deref().or(static_pod::own_repository(cluster));
     Ok(Component {
         name: "etcd",
-        image: image(bundle, "etcd", repository, etcd.image_tag.as_deref())?,
+        image: image(cluster, bundle)?,
         annotation: Some((ANNOTATION, client)),
         args: arguments(&own, etcd.extra_args.as_ref()),
         envs: environment(&[], etcd.extra_envs.as_ref()),

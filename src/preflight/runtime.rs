@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use kprov_providers::machine::Command;
 
-use super::{Finding, Look, host};
-use crate::cluster::{Cluster, Cni};
+use super::{Finding, Look, host, images};
+use crate::facts::fit::Containerd;
 use crate::facts::{Runtime, fit};
 
 const CRI: &str = "CRI";
 const CNI_BIN: &str = "/opt/cni/bin";
 const CNI_CONF: &str = "/etc/cni/net.d";
+/// containerd's table for pods.
+const PLUGIN: &str = "plugins.'io.containerd.cri.v1.runtime'";
 
 /// The socket of the containerd that kprov brings.
 const OURS: &str = "unix:///run/containerd/containerd.sock";
@@ -47,7 +49,12 @@ pub(super) async fn all(look: &Look<'_>, chosen: Option<&str>) -> anyhow::Result
         found.push(finding);
     }
     match dump(look).await? {
-        Some(config) => found.extend(settings(&config, fit::cgroup_driver(facts) == "systemd")),
+        Some(config) => {
+            found.extend(settings(&config, fit::containerd(facts).0));
+            if let Some(name) = sandbox(&config) {
+                found.extend(images::sandbox(look, runtime, &name).await);
+            }
+        }
         None => found.push(Finding::warning(CRI, "containerd's configuration cannot be read: containerd config dump")),
     }
     found.extend(hostport(look)?);
@@ -85,31 +92,57 @@ async fn dump(look: &Look<'_>) -> anyhow::Result<Option<String>> {
 }
 
 /// Settings that Kubernetes needs and this configuration does not have.
-fn settings(config: &str, systemd: bool) -> Vec<Finding> {
+fn settings(config: &str, fitted: Containerd) -> Vec<Finding> {
     let all = entries(config);
     let value = |section: &str, name: &str| {
         all.iter().find(|(s, n, _)| s.ends_with(section) && n == name).map(|(_, _, value)| value.as_str())
     };
-    let edit = "edit /etc/containerd/config.toml, then systemctl restart containerd";
+    let edit = |line: &str| format!("in /etc/containerd/config.toml: {line}; then: systemctl restart containerd");
     if value("", "disabled_plugins")
         .is_some_and(|list| list.contains("cri'") || list.contains("cri\"") || list.contains(".cri.v1"))
     {
-        return vec![Finding::error(CRI, "containerd runs without its CRI plugin (disabled_plugins)").hint(edit)];
+        let finding = Finding::error(CRI, "containerd runs without its CRI plugin (disabled_plugins)");
+        return vec![finding.hint(edit("disabled_plugins = []"))];
     }
     let mut found = Vec::new();
-    let mut lacks =
-        |what: String| found.push(Finding::error(CRI, format!("the running containerd needs {what}")).hint(edit));
+    let mut lacks = |what: String, line: String| {
+        found.push(Finding::error(CRI, format!("the running containerd needs {what}")).hint(edit(&line)));
+    };
     if !value("cni", "bin_dirs").or(value("cni", "bin_dir")).is_none_or(|dirs| dirs.contains(CNI_BIN)) {
-        lacks(format!("CNI plugins in {CNI_BIN} (cni.bin_dirs)"));
+        lacks(format!("CNI plugins in {CNI_BIN} (cni.bin_dirs)"), format!("[{PLUGIN}.cni] bin_dirs = ['{CNI_BIN}']"));
     }
     if !value("cni", "conf_dir").is_none_or(|dir| dir.contains(CNI_CONF)) {
-        lacks(format!("CNI configuration in {CNI_CONF} (cni.conf_dir)"));
+        lacks(
+            format!("CNI configuration in {CNI_CONF} (cni.conf_dir)"),
+            format!("[{PLUGIN}.cni] conf_dir = '{CNI_CONF}'"),
+        );
     }
     let set = value("runtimes.runc.options", "SystemdCgroup").is_some_and(|v| v == "true");
+    let systemd = fitted.systemd_cgroup;
     if set != systemd {
-        lacks(format!("SystemdCgroup = {systemd}, as this machine's cgroups are"));
+        lacks(
+            format!("SystemdCgroup = {systemd}, as this machine's cgroups are"),
+            format!("[{PLUGIN}.containerd.runtimes.runc.options] SystemdCgroup = {systemd}"),
+        );
+    }
+    if fitted.restrict_oom_score_adj && value("cri.v1.runtime", "restrict_oom_score_adj") != Some("true") {
+        lacks(
+            "restrict_oom_score_adj = true: this machine lacks CAP_SYS_RESOURCE, without which no pod starts"
+                .to_owned(),
+            format!("[{PLUGIN}] restrict_oom_score_adj = true"),
+        );
     }
     found
+}
+
+/// The image of every pod's sandbox.
+fn sandbox(config: &str) -> Option<String> {
+    let all = entries(config);
+    let is = |s: &str, n: &str| {
+        (s.ends_with("pinned_images") && n == "sandbox") || (s.ends_with("cri") && n == "sandbox_image")
+    };
+    let (_, _, value) = all.iter().find(|(section, name, _)| is(section, name))?;
+    Some(value.trim_matches(['\'', '"']).to_owned()).filter(|name| !name.is_empty())
 }
 
 /// Section, name and value of every line of a TOML file as `containerd config dump` writes it: one entry a line.
@@ -124,38 +157,6 @@ fn entries(config: &str) -> Vec<(String, String, String)> {
         }
     }
     found
-}
-
-/// Images that the running runtime does not have: kprov brings none into a runtime that is not its own.
-pub(super) async fn images(look: &Look<'_>, cluster: &Cluster) -> anyhow::Result<Vec<Finding>> {
-    let (Some(runtime), Some(bundle)) = (&look.facts.runtime, look.bundle) else { return Ok(Vec::new()) };
-    if runtime.name != "containerd" {
-        return Ok(Vec::new());
-    }
-    let address = runtime.socket.strip_prefix("unix://").unwrap_or(&runtime.socket);
-    let mut list = Command::new("ctr", ["--address", address, "--namespace", "k8s.io", "images", "ls", "-q"]);
-    list.timeout = Some(Duration::from_secs(10));
-    let present = match look.machine.run(list).await {
-        Ok(exit) if exit.success() => exit.text(),
-        _ => {
-            return Ok(vec![Finding::warning(
-                "ImagePull",
-                "the images of the running containerd cannot be listed: ctr images ls",
-            )]);
-        }
-    };
-    let present: Vec<&str> = present.lines().collect();
-    Ok(bundle
-        .images
-        .iter()
-        .map(|image| image.name.as_str())
-        .filter(|name| cluster.cni == Cni::Flannel || !name.contains("flannel"))
-        .filter(|name| !present.contains(name))
-        .map(|name| {
-            Finding::error("ImagePull", format!("the running containerd does not have the image {name}"))
-                .hint("kprov bundle images FILE --out images.tar && ctr -n k8s.io images import images.tar")
-        })
-        .collect())
 }
 
 /// A pod's hostPort is made by the portmap plugin, which calls `nft` or `iptables` of the machine.
@@ -183,13 +184,16 @@ mod tests {
         [plugins.'io.containerd.cri.v1.runtime'.cni]\n      bin_dirs = ['/opt/cni/bin']\n      conf_dir = '/etc/cni/net.d'\n    \
         [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]\n      SystemdCgroup = true\n";
 
-    fn messages(config: &str, systemd: bool) -> Vec<String> {
-        settings(config, systemd).into_iter().map(|f| f.message).collect()
+    const USUAL: Containerd =
+        Containerd { systemd_cgroup: true, restrict_oom_score_adj: false, disable_apparmor: false };
+
+    fn messages(config: &str, fitted: Containerd) -> Vec<String> {
+        settings(config, fitted).into_iter().map(|f| f.message).collect()
     }
 
     #[test]
     fn each_missing_setting_is_named() {
-        assert!(messages(GOOD, true).is_empty());
+        assert!(messages(GOOD, USUAL).is_empty());
         let cases = [
             ("disabled_plugins = []", "disabled_plugins = ['io.containerd.grpc.v1.cri']", "without its CRI plugin"),
             ("/opt/cni/bin", "/usr/lib/cni", "cni.bin_dirs"),
@@ -197,11 +201,27 @@ mod tests {
             ("SystemdCgroup = true", "SystemdCgroup = false", "SystemdCgroup = true"),
         ];
         for (from, to, told) in cases {
-            let found = messages(&GOOD.replace(from, to), true);
+            let found = messages(&GOOD.replace(from, to), USUAL);
             assert_eq!(found.len(), 1, "{found:?}");
             assert!(found[0].contains(told), "{found:?}");
         }
-        assert_eq!(messages(GOOD, false).len(), 1, "cgroup v1 wants the other driver");
+        let v1 = Containerd { systemd_cgroup: false, ..USUAL };
+        assert_eq!(messages(GOOD, v1).len(), 1, "cgroup v1 wants the other driver");
+        let poor = Containerd { restrict_oom_score_adj: true, ..USUAL };
+        assert!(messages(GOOD, poor)[0].contains("CAP_SYS_RESOURCE"));
+        let set = GOOD.replace(
+            "    [plugins.'io.containerd.cri.v1.runtime'.cni]",
+            "    restrict_oom_score_adj = true\n    [x.cni]",
+        );
+        assert!(messages(&set, poor).is_empty());
+    }
+
+    #[test]
+    fn the_sandbox_image_is_read() {
+        let dump =
+            "[plugins.'io.containerd.cri.v1.images'.pinned_images]\n  sandbox = 'registry.k8s.io/pause:3.10.1'\n";
+        assert_eq!(sandbox(dump).as_deref(), Some("registry.k8s.io/pause:3.10.1"));
+        assert_eq!(sandbox(GOOD), None);
     }
 
     #[test]

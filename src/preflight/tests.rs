@@ -39,6 +39,7 @@ fn cluster() -> Cluster {
     let mut cluster = plain();
     cluster.cni = crate::cluster::Cni::Flannel;
     cluster.config.control_plane_endpoint = None;
+    cluster.config.kubernetes_version = Some("v1.36.3".to_owned());
     if let Some(endpoint) = cluster.init.local_api_endpoint.as_mut() {
         endpoint.advertise_address = Some(ADDRESS.to_owned());
     }
@@ -47,6 +48,17 @@ fn cluster() -> Cluster {
     }
     cluster
 }
+
+const IMAGES: [&str; 8] = [
+    "registry.k8s.io/pause:3.10.2",
+    "registry.k8s.io/etcd:3.6.8-0",
+    "registry.k8s.io/kube-apiserver:v1.36.3",
+    "registry.k8s.io/kube-controller-manager:v1.36.3",
+    "registry.k8s.io/kube-scheduler:v1.36.3",
+    "registry.k8s.io/kube-proxy:v1.36.3",
+    "registry.k8s.io/coredns/coredns:v1.14.2",
+    "kprov.io/flannel:v0.28.4",
+];
 
 fn bundle() -> Manifest {
     Manifest {
@@ -60,12 +72,14 @@ fn bundle() -> Manifest {
             unless: Vec::new(),
             content: Content::Blob("aa".to_owned()),
         }],
-        images: vec![Image {
-            name: "registry.example.org/pause:3".to_owned(),
-            digest: "sha256:00".to_owned(),
-            config: "sha256:01".to_owned(),
-            layers: Vec::new(),
-        }],
+        images: IMAGES
+            .map(|name| Image {
+                name: name.to_owned(),
+                digest: "sha256:00".to_owned(),
+                config: "sha256:01".to_owned(),
+                layers: Vec::new(),
+            })
+            .into(),
         blobs: vec![Blob { sha256: "aa".to_owned(), size: 3 }],
     }
 }
@@ -201,28 +215,44 @@ async fn a_foreign_runtime_is_looked_at() {
         version: version.to_owned(),
         socket: "unix:///run/containerd/containerd.sock".to_owned(),
     };
+    let says = |machine: &FakeMachine, program: &str, text: String| {
+        machine.on(program, move |_, _| {
+            Ok(kprov_providers::machine::Exit { stdout: text.clone().into_bytes(), ..Default::default() })
+        });
+    };
+    let config = "disabled_plugins = []\n[x.pinned_images]\n  sandbox = 'registry.k8s.io/pause:3.10.2'\n\
+                  [x.runtimes.runc.options]\n  SystemdCgroup = true\n";
     let answer = |machine: &FakeMachine| {
-        machine.on("containerd", |_, _| {
-            let stdout = b"disabled_plugins = []\n[x.runtimes.runc.options]\n  SystemdCgroup = true\n".to_vec();
-            Ok(kprov_providers::machine::Exit { stdout, ..Default::default() })
-        });
-        machine.on("ctr", |_, _| {
-            Ok(kprov_providers::machine::Exit {
-                stdout: b"registry.example.org/pause:3\n".to_vec(),
-                ..Default::default()
-            })
-        });
+        says(machine, "containerd", config.to_owned());
+        says(machine, "ctr", IMAGES.join("\n"));
     };
     assert_eq!(found(|f| f.runtime = Some(runtime("2.1.0")), answer, |_| (), &[]).await, Vec::<String>::new());
     let names = found(|f| f.runtime = Some(runtime("1.7.0")), answer, |_| (), &[]).await;
     assert_eq!(names, ["!ContainerRuntimeVersion"]);
     let empty = |m: &FakeMachine| {
         answer(m);
-        m.on("ctr", |_, _| Ok(kprov_providers::machine::Exit::default()));
+        says(m, "ctr", String::new());
     };
-    assert_eq!(found(|f| f.runtime = Some(runtime("2.1.0")), empty, |_| (), &[]).await, ["!ImagePull"]);
+    assert_eq!(found(|f| f.runtime = Some(runtime("2.1.0")), empty, |_| (), &[]).await, ["!ImagePull"; 8]);
+    let older = |m: &FakeMachine| {
+        answer(m);
+        says(m, "containerd", config.replace("3.10.2", "3.10.1"));
+    };
+    assert_eq!(found(|f| f.runtime = Some(runtime("2.1.0")), older, |_| (), &[]).await, ["!ImagePull"]);
+    let poor = |f: &mut Facts| {
+        f.runtime = Some(runtime("2.1.0"));
+        f.missing_capabilities = vec!["CAP_SYS_RESOURCE".to_owned()];
+    };
+    assert_eq!(found(poor, answer, |_| (), &[]).await, ["!CRI"]);
     let two = vec![runtime("2.1.0"), Runtime { name: "cri-o".to_owned(), ..runtime("1.34") }];
     assert_eq!(found(|f| f.runtimes = two, |_| (), |_| (), &[]).await, ["!CRI"]);
+}
+
+#[tokio::test]
+async fn images_that_the_bundle_does_not_have_are_told() {
+    let elsewhere = |cluster: &mut Cluster| cluster.config.image_repository = Some("registry.example.org".to_owned());
+    // All but flannel's, which has no other name.
+    assert_eq!(found(|_| (), |_| (), elsewhere, &[]).await, ["ImagePull"; 6]);
 }
 
 #[tokio::test]

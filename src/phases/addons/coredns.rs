@@ -43,7 +43,8 @@ pub(crate) fn objects(cluster: &Cluster, bundle: &Manifest) -> Result<Vec<Object
     ])
 }
 
-fn image(cluster: &Cluster, bundle: &Manifest) -> Result<String> {
+/// Name of its image.
+pub(crate) fn image(cluster: &Cluster, bundle: &Manifest) -> Result<String> {
     let dns = cluster.config.dns.clone().unwrap_or_default();
     let repository = dns.image_repository.as_deref().or(static_pod::own_repository(cluster));
     static_pod::image(bundle, "coredns", repository, dns.image_tag.as_deref())
