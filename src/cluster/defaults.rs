@@ -151,7 +151,11 @@ pub(crate) fn join(join: &mut JoinConfiguration, facts: &Facts) {
     if let Some(token) = discovery.bootstrap_token.as_ref().and_then(|b| b.token.clone()) {
         fill(&mut discovery.tls_bootstrap_token, || token, true);
     }
-    timeouts(join.timeouts.get_or_insert_default());
+    // What is left out of the others has no default here: a machine that joins waits for the API as long as is worth it.
+    let timeouts = join.timeouts.get_or_insert_default();
+    minutes(&mut timeouts.kubelet_health_check, 4);
+    minutes(&mut timeouts.tls_bootstrap, 5);
+    minutes(&mut timeouts.discovery, 5);
 }
 
 /// Fills in ResetConfiguration. The socket stays open: the node itself knows which one it was set up with.
@@ -160,7 +164,6 @@ pub(crate) fn reset(reset: &mut ResetConfiguration) {
     if let Some(socket) = reset.cri_socket.as_mut() {
         with_scheme(socket);
     }
-    timeouts(reset.timeouts.get_or_insert_default());
 }
 
 fn node_registration(node: &mut NodeRegistration, facts: &Facts) {
@@ -263,8 +266,12 @@ fn timeouts(timeouts: &mut Timeouts) {
         (&mut timeouts.discovery, 5),
         (&mut timeouts.upgrade_manifests, 5),
     ] {
-        fill(field, || duration_text(Duration::from_secs(minutes * MINUTE)), true);
+        self::minutes(field, minutes);
     }
+}
+
+fn minutes(field: &mut Option<String>, minutes: u64) {
+    fill(field, || duration_text(Duration::from_secs(minutes * MINUTE)), true);
 }
 
 /// Empty is "left out" to Kubernetes.

@@ -255,7 +255,7 @@ pub struct ResetFlags {
     #[arg(short, long)]
     pub force: bool,
 
-    /// The kubeconfig file to use when talking to the cluster [default: /etc/kubernetes/admin.conf]
+    /// The kubeconfig file to use when talking to the cluster [default: the kubelet's own, /etc/kubernetes/kubelet.conf]
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 }

@@ -58,9 +58,13 @@ fn node_registration(doc: Doc, node: &NodeRegistration, input: &mut Input) {
         self::taint(doc, taint, &format!("{}[{index}]", at("taints")), input);
     }
     arguments(doc, node.kubelet_extra_args.as_deref(), &at("kubeletExtraArgs"), input);
-    let policy = node.image_pull_policy.as_deref().unwrap_or("Always");
-    if !matches!(policy, "Always" | "IfNotPresent" | "Never") {
-        input.bad(doc, &at("imagePullPolicy"), format!("{policy:?} is none of Always, IfNotPresent, Never"), "");
+    match node.image_pull_policy.as_deref().unwrap_or("IfNotPresent") {
+        // The images come out of the bundle.
+        "IfNotPresent" | "Never" => {}
+        "Always" => input.not_yet(doc, &at("imagePullPolicy"), "imagePullPolicy: Always"),
+        policy => {
+            input.bad(doc, &at("imagePullPolicy"), format!("{policy:?} is none of Always, IfNotPresent, Never"), "");
+        }
     }
 }
 

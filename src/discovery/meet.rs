@@ -61,7 +61,7 @@ pub async fn meet(
     if let Some(own) = &own {
         own.same_cluster(&place)?;
     }
-    let reader = Reader::new(&place, who, asked.bootstrap.id(), asked.request.patience)?;
+    let reader = Reader::new(&place, who, asked.bootstrap.id(), asked.calls)?;
     let mut wait = Wait::new(asked.request.patience, say);
     let config = reader.config(&mut wait, "kubeadm-config", "ClusterConfiguration").await?;
     let config: ClusterConfiguration =
@@ -77,6 +77,8 @@ pub async fn meet(
 /// What was typed, read.
 struct Asked {
     request: Request,
+    /// For calls once the cluster is found (`timeouts.kubernetesAPICall`).
+    calls: Patience,
     bootstrap: Token,
     node: String,
 }
@@ -94,9 +96,11 @@ impl Asked {
         };
         let pins = typed.ca_cert_hashes.unwrap_or_default();
         let pins = pins.iter().map(|pin| pin.parse::<Pin>()).collect::<Result<Vec<_>, _>>();
-        let limit = join.timeouts.as_ref().and_then(|t| t.discovery.as_deref()).and_then(crate::cluster::duration);
+        let timeouts = join.timeouts.clone().unwrap_or_default();
+        let limit = |field: Option<String>| field.as_deref().and_then(crate::cluster::duration);
         let mut patience = Patience::default();
-        patience.all = limit.unwrap_or(patience.all);
+        patience.all = limit(timeouts.discovery).unwrap_or(patience.all);
+        let silence = limit(timeouts.kubernetes_api_call).unwrap_or(patience.silence);
         let node = join.node_registration.as_ref().and_then(|n| n.name.clone()).context("nodeRegistration.name")?;
         Ok(Self {
             request: Request {
@@ -105,6 +109,7 @@ impl Asked {
                 pins: pins.context("discovery.bootstrapToken.caCertHashes")?,
                 patience,
             },
+            calls: Patience { silence, ..patience },
             bootstrap,
             node,
         })

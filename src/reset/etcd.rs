@@ -7,19 +7,22 @@ use kprov_providers::Machine;
 use kprov_providers::machine::Command;
 use serde_json::Value;
 
+/// For one call where the configuration names no time.
+pub(super) const LIMIT: Duration = Duration::from_secs(15);
+
 const MANIFEST: &str = "/etc/kubernetes/manifests/etcd.yaml";
 
 /// Removes the member that listens where this machine's manifest says. The last one of a cluster stays in it: there is
-/// nobody left who could want it gone.
-pub(super) async fn leave(machine: &dyn Machine, pki: &str) -> anyhow::Result<()> {
+/// nobody left who could want it gone. No call takes longer than `limit`.
+pub(super) async fn leave(machine: &dyn Machine, pki: &str, limit: Duration) -> anyhow::Result<()> {
     let Some(manifest) = machine.read(MANIFEST)? else { return Ok(()) };
     let manifest = String::from_utf8_lossy(&manifest).into_owned();
     let peer = flag(&manifest, "initial-advertise-peer-urls").context("etcd's manifest names no peer URL")?;
-    let Some(container) = container(machine).await else { return Ok(()) };
-    let list = etcdctl(machine, &container, pki, &["member", "list", "--write-out=json"]).await?;
+    let Some(container) = container(machine, limit).await else { return Ok(()) };
+    let list = etcdctl(machine, &container, pki, limit, &["member", "list", "--write-out=json"]).await?;
     let list: Value = serde_json::from_slice(&list).context("reading etcd's list of members")?;
     let Some(id) = own_id(&list, &peer) else { return Ok(()) };
-    etcdctl(machine, &container, pki, &["member", "remove", &id]).await.map(drop)
+    etcdctl(machine, &container, pki, limit, &["member", "remove", &id]).await.map(drop)
 }
 
 /// The hexadecimal ID of the member with this peer URL, if there are others.
@@ -44,25 +47,31 @@ fn flag(manifest: &str, name: &str) -> Option<String> {
 }
 
 /// The running etcd container; none where it, or the runtime, is down.
-async fn container(machine: &dyn Machine) -> Option<String> {
-    let exit = crictl(machine, &["ps", "--quiet", "--name", "^etcd$"]).await.ok()?;
+async fn container(machine: &dyn Machine, limit: Duration) -> Option<String> {
+    let exit = crictl(machine, limit, &["ps", "--quiet", "--name", "^etcd$"]).await.ok()?;
     exit.lines().next().map(str::to_owned).filter(|id| !id.is_empty())
 }
 
-async fn etcdctl(machine: &dyn Machine, container: &str, pki: &str, args: &[&str]) -> anyhow::Result<Vec<u8>> {
+async fn etcdctl(
+    machine: &dyn Machine,
+    container: &str,
+    pki: &str,
+    limit: Duration,
+    args: &[&str],
+) -> anyhow::Result<Vec<u8>> {
     let ca = format!("--cacert={pki}/etcd/ca.crt");
     let cert = format!("--cert={pki}/etcd/healthcheck-client.crt");
     let key = format!("--key={pki}/etcd/healthcheck-client.key");
     let mut all = vec!["exec", container, "etcdctl", "--endpoints=https://127.0.0.1:2379", &ca, &cert, &key];
     all.extend(args);
-    crictl(machine, &all).await.map(String::into_bytes)
+    crictl(machine, limit, &all).await.map(String::into_bytes)
 }
 
-async fn crictl(machine: &dyn Machine, args: &[&str]) -> anyhow::Result<String> {
+async fn crictl(machine: &dyn Machine, limit: Duration, args: &[&str]) -> anyhow::Result<String> {
     let mut command = Command::new("crictl", ["--timeout", "5s"]);
     command.args.extend(args.iter().map(|arg| (*arg).to_owned()));
     command.env = vec![("CONTAINER_RUNTIME_ENDPOINT".to_owned(), "unix:///run/containerd/containerd.sock".to_owned())];
-    command.timeout = Some(Duration::from_secs(15));
+    command.timeout = Some(limit);
     let exit = machine.run(command).await?;
     anyhow::ensure!(exit.success(), "crictl: {}", String::from_utf8_lossy(&exit.stderr).trim());
     Ok(exit.text())

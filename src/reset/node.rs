@@ -13,7 +13,7 @@ pub(super) use crate::discovery::KUBELET_CONF;
 
 /// Nobody should wait for a cluster that is away, but a slow machine needs seconds for a TLS handshake alone: without
 /// this mark it could not join again until the cluster itself has missed it.
-const LIMIT: Duration = Duration::from_secs(15);
+pub(super) const LIMIT: Duration = Duration::from_secs(15);
 
 /// For one connection, its TLS handshake included.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -49,9 +49,9 @@ fn kubeconfig(machine: &dyn Machine, path: &str) -> anyhow::Result<Option<Kubeco
 }
 
 /// Sets the Ready condition of this machine's Node to False, usually with the kubelet's own identity.
-pub(super) async fn not_ready(machine: &dyn Machine, name: &str, path: &str) -> anyhow::Result<()> {
+pub(super) async fn not_ready(machine: &dyn Machine, name: &str, path: &str, limit: Duration) -> anyhow::Result<()> {
     let Some(kubeconfig) = kubeconfig(machine, path)? else { return Ok(()) };
-    tokio::time::timeout(LIMIT, async {
+    tokio::time::timeout(limit, async {
         let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
         config.connect_timeout = Some(CONNECT);
         let nodes: kube::Api<Node> = kube::Api::all(kube::Client::try_from(config)?);

@@ -4,9 +4,8 @@ use kprov_providers::machine::Kind;
 use kprov_providers::{Machine, Made};
 
 use super::kernel::Kernel;
-use super::legacy;
-use super::node;
 use super::task::Task;
+use super::{etcd, legacy, node};
 use crate::cluster::kubeadm::ResetConfiguration;
 use crate::facts::net;
 use crate::journal::Record;
@@ -63,7 +62,7 @@ pub(super) async fn survey(
     }
     let pki = config.certificates_dir.as_deref().unwrap_or("/etc/kubernetes/pki");
     if traces {
-        tasks.extend(running(machine, pki, kubeconfig).await?);
+        tasks.extend(running(machine, config, pki, kubeconfig).await?);
     }
     tasks.push(Task::Pods(config.cri_socket.clone()));
     let slice = "kubepods.slice";
@@ -108,10 +107,18 @@ fn made_by_us(machine: &dyn Machine, record: &Record) -> anyhow::Result<bool> {
 }
 
 /// What runs: leave etcd while it does, stop the kubelet, say so to the cluster.
-async fn running(machine: &dyn Machine, pki: &str, kubeconfig: Option<&str>) -> anyhow::Result<Vec<Task>> {
+async fn running(
+    machine: &dyn Machine,
+    config: &ResetConfiguration,
+    pki: &str,
+    kubeconfig: Option<&str>,
+) -> anyhow::Result<Vec<Task>> {
     let mut tasks = Vec::new();
+    let timeouts = config.timeouts.clone().unwrap_or_default();
+    let limit = |field: Option<String>| field.as_deref().and_then(crate::cluster::duration);
     if machine.meta("/etc/kubernetes/manifests/etcd.yaml")?.is_some() {
-        tasks.push(Task::LeaveEtcd { pki: pki.to_owned() });
+        let limit = limit(timeouts.etcd_api_call).unwrap_or(etcd::LIMIT);
+        tasks.push(Task::LeaveEtcd { pki: pki.to_owned(), limit });
     }
     if is_active(machine, KUBELET).await {
         tasks.push(Task::Stop(KUBELET.to_owned()));
@@ -122,7 +129,8 @@ async fn running(machine: &dyn Machine, pki: &str, kubeconfig: Option<&str>) -> 
         worker &= machine.meta(path)?.is_none();
     }
     if worker && let Ok(Some(name)) = node::own_name(machine) {
-        tasks.push(Task::NotReady(name, kubeconfig.unwrap_or(node::KUBELET_CONF).to_owned()));
+        let limit = limit(timeouts.kubernetes_api_call).unwrap_or(node::LIMIT);
+        tasks.push(Task::NotReady(name, kubeconfig.unwrap_or(node::KUBELET_CONF).to_owned(), limit));
     }
     Ok(tasks)
 }

@@ -17,11 +17,13 @@ pub enum Task {
     LeaveEtcd {
         /// Where the cluster's certificates are.
         pki: String,
+        /// How long one call may take.
+        limit: Duration,
     },
     /// Stops a unit.
     Stop(String),
-    /// Marks the Node of this name not ready, with this kubeconfig.
-    NotReady(String, String),
+    /// Marks the Node of this name not ready, with this kubeconfig, in this time.
+    NotReady(String, String, Duration),
     /// Stops and removes all pods and containers, also those of the runtime at this socket.
     Pods(Option<String>),
     /// Unmounts a mount point with these flags.
@@ -49,7 +51,7 @@ impl fmt::Display for Task {
         match self {
             Self::LeaveEtcd { .. } => f.write_str("leave the etcd cluster if others are in it"),
             Self::Stop(unit) => write!(f, "stop {unit}"),
-            Self::NotReady(name, _) => write!(f, "mark node {name} not ready"),
+            Self::NotReady(name, ..) => write!(f, "mark node {name} not ready"),
             Self::Pods(_) => f.write_str("stop and remove all pods"),
             Self::Unmount(path, flags) => write!(f, "unmount {path} ({})", flags.join(", ")),
             Self::File(path) => write!(f, "remove {path}"),
@@ -89,9 +91,9 @@ impl Task {
 
     pub(super) async fn run(&self, machine: &dyn Machine, kernel: &dyn Kernel) -> anyhow::Result<()> {
         match self {
-            Self::LeaveEtcd { pki } => etcd::leave(machine, pki).await,
+            Self::LeaveEtcd { pki, limit } => etcd::leave(machine, pki, *limit).await,
             Self::Stop(unit) => stop(machine, unit).await,
-            Self::NotReady(name, kubeconfig) => node::not_ready(machine, name, kubeconfig).await,
+            Self::NotReady(name, kubeconfig, limit) => node::not_ready(machine, name, kubeconfig, *limit).await,
             Self::Pods(socket) => pods(machine, socket.as_deref()).await,
             Self::Unmount(path, flags) => kernel.unmount(path, flags),
             Self::File(path) => machine.remove(path),
