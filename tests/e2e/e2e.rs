@@ -18,6 +18,8 @@ mod image;
 mod interop;
 mod kills;
 mod kubectl;
+#[path = "../left_out/mod.rs"]
+mod left_out;
 mod qemu;
 mod remote;
 mod secrets;
@@ -60,7 +62,7 @@ fn main() -> ExitCode {
     }
     let host = match Host::prepare() {
         Ok(host) => host,
-        Err(missing) => return left_out(&scenarios, &format!("{missing:#}")),
+        Err(missing) => return none_ran(&scenarios, &format!("{missing:#}")),
     };
     let (mut passed, mut failed) = (0, Vec::new());
     for (name, run) in scenarios {
@@ -93,7 +95,7 @@ fn main() -> ExitCode {
 }
 
 /// Says what cannot run and why; a failure where everything must run.
-fn left_out(scenarios: &[&Scenario], why: &str) -> ExitCode {
+fn none_ran(scenarios: &[&Scenario], why: &str) -> ExitCode {
     scenarios.iter().for_each(|(name, _)| println!("test {name} ... left out"));
     println!("left out, because: {why}");
     if std::env::var_os("KPROV_TEST_ALL").is_some_and(|all| all == "1") {
@@ -103,9 +105,11 @@ fn left_out(scenarios: &[&Scenario], why: &str) -> ExitCode {
         );
         return ExitCode::FAILURE;
     }
+    let (here, before) = (scenarios.len(), left_out::take());
     println!(
-        "test result: ok. 0 passed; 0 failed; {} left out (they need root; `make test` runs them)",
-        scenarios.len()
+        "test result: ok. 0 passed; 0 failed; {} left out ({here} scenarios here, which need root, and {before} trials \
+         of the programs before; `make test` runs them all)",
+        here + before
     );
     ExitCode::SUCCESS
 }
