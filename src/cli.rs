@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use self::error::{Kind, Result};
+use self::error::{Failure, Kind, Result};
 use self::output::Format;
 
 /// What every command is given: how to write, and whether somebody pressed Ctrl-C.
@@ -55,6 +55,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(Box<init::Args>),
+    Join(Box<join::Args>),
+    Reset(reset::Args),
+    Token(token::Args),
     Up(up::Args),
     Status(status::Args),
     Ssh(ssh::Args),
@@ -65,19 +69,15 @@ enum Command {
     Start(life::Start),
     Down(life::Down),
     Bundle(bundle::Args),
-    Reset(reset::Args),
-    Token(token::Args),
     Version(version::Args),
     Completion(completion::Args),
-    Init(Box<init::Args>),
-    Join(Box<join::Args>),
 }
 
 /// Parses the command line, runs the command, prints its failure and returns its exit code.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(&error, asked_for_json(std::env::args())),
     };
     log(cli.verbose);
     let shell = Shell { format: cli.output };
@@ -114,11 +114,27 @@ fn dispatch(command: Command, shell: &Shell) -> Result<u8> {
     }
 }
 
-/// clap's own message; help and version are no failure.
-fn usage(error: &clap::Error) -> ExitCode {
+/// clap's own message; help and version are no failure. Whoever reads events gets their last line even so.
+fn usage(error: &clap::Error, json: bool) -> ExitCode {
     // A terminal that went away is no error of ours.
     let _ = error.print();
-    if error.use_stderr() { ExitCode::from(Kind::Usage.code()) } else { ExitCode::SUCCESS }
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    if json {
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        let _ = output::failed(Format::Json, &Failure::usage(first.trim_start_matches("error: ")));
+    }
+    ExitCode::from(Kind::Usage.code())
+}
+
+/// Whether `-o json` is among arguments that could not be parsed.
+fn asked_for_json(arguments: impl Iterator<Item = String>) -> bool {
+    let arguments: Vec<String> = arguments.collect();
+    let pairs = arguments.iter().zip(arguments.iter().skip(1));
+    arguments.iter().any(|word| matches!(word.as_str(), "-ojson" | "-o=json" | "--output=json"))
+        || pairs.into_iter().any(|(flag, value)| matches!(flag.as_str(), "-o" | "--output") && value == "json")
 }
 
 fn log(verbose: u8) {

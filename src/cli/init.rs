@@ -52,13 +52,17 @@ async fn init(args: Args, act: Act) -> Result<End> {
     let socket = cluster::wanted_socket(flags.common.cri_socket.as_deref(), config);
     let look = Node::look(socket.as_deref(), !flags.common.dry_run).await?;
     let wanted = cluster::wanted_version(flags.kubernetes_version.as_deref(), config);
-    let bundle = BundleArgs::of(&flags.node.bundle, &flags.node.bundle_key).find(wanted.as_deref())?;
-    let cluster =
-        cluster::load_init(&flags, config, cni.as_deref(), &look.facts, &bundle.manifest).map_err(problems)?;
+    let found = BundleArgs::of(&flags.node.bundle, &flags.node.bundle_key).find(wanted.as_deref());
+    // What is wrong with the input or the machine is so with any bundle, and told even where there is none.
+    let stand_in = node::stand_in(wanted);
+    let manifest = found.as_ref().map_or(&stand_in, |found| &found.manifest);
+    let cluster = cluster::load_init(&flags, config, cni.as_deref(), &look.facts, manifest).map_err(problems)?;
     cluster.warnings.0.iter().for_each(|problem| act.events.warn(problem.to_string()));
     // One of official releases has none: nobody publishes kprov's.
-    let has_flannel = bundle.manifest.images.iter().any(|image| image.name.contains("/flannel:"));
-    if matches!(cluster.cni, cluster::Cni::Flannel) && !has_flannel {
+    if let Ok(bundle) = &found
+        && matches!(cluster.cni, cluster::Cni::Flannel)
+        && !bundle.manifest.images.iter().any(|image| image.name.contains("/flannel:"))
+    {
         let why = anyhow::anyhow!("the bundle has no flannel: {}", bundle.path.display());
         return Err(Failure::user(why).hint("bring a pod network of your own: --cni FILE; or none yet: --cni none"));
     }
@@ -66,9 +70,9 @@ async fn init(args: Args, act: Act) -> Result<End> {
     let ours = |path: &str| look.record.made_path(path);
     let machine = look.machine.clone();
     let (facts, now) = (&look.facts, SystemTime::now());
-    let scene = Look { machine: machine.as_ref(), facts, ours: &ours, bundle: Some(&bundle.manifest), now };
+    let scene = Look { machine: machine.as_ref(), facts, ours: &ours, bundle: node::manifest(&found), now };
     let findings = preflight::init(&scene, &cluster).await.map_err(Failure::user)?;
-    node::preflight(&act, findings, &ignored(&cluster))?;
+    let bundle = node::preflight(&act, findings, &ignored(&cluster), found)?;
     crate::facts::fit::detected(facts)
         .into_iter()
         .chain(cluster.notes.iter().cloned())
@@ -85,7 +89,7 @@ async fn init(args: Args, act: Act) -> Result<End> {
     }
     let finished = record.finished("init");
     if finished {
-        node::still_as_wanted(&act, "init", &plan, &record).await?;
+        node::still_as_wanted(&act, "init", &plan, &record, |_| false).await?;
     } else {
         node::run(&act, "init", &plan, &journal, "kprov init with the same flags").await?;
     }

@@ -15,6 +15,7 @@ use super::node::{self, Node};
 use crate::cluster::flags::{JoinFlags, WaitFor};
 use crate::cluster::{self, Joining};
 use crate::discovery::{self, KUBELET_CONF, Met, Trouble};
+use crate::engine::Change;
 use crate::phases;
 use crate::preflight::{self, Look};
 use crate::ready::{self, Scope};
@@ -51,14 +52,14 @@ async fn join(args: Args, act: Act) -> Result<End> {
     let look = Node::look(socket.as_deref(), !flags.common.dry_run).await?;
     let joining = cluster::load_join(&flags, config, &look.facts).map_err(problems)?;
     joining.warnings.0.iter().for_each(|problem| act.events.warn(problem.to_string()));
-    let bundle = BundleArgs::of(&flags.node.bundle, &flags.node.bundle_key).find(None)?;
+    let found = BundleArgs::of(&flags.node.bundle, &flags.node.bundle_key).find(None);
 
     let ours = |path: &str| look.record.made_path(path);
     let (machine, facts) = (look.machine.clone(), &look.facts);
     let now = SystemTime::now();
-    let scene = Look { machine: machine.as_ref(), facts, ours: &ours, bundle: Some(&bundle.manifest), now };
+    let scene = Look { machine: machine.as_ref(), facts, ours: &ours, bundle: node::manifest(&found), now };
     let findings = preflight::join(&scene, &joining).await.map_err(Failure::user)?;
-    node::preflight(&act, findings, &ignored(&joining))?;
+    let bundle = node::preflight(&act, findings, &ignored(&joining), found)?;
     crate::facts::fit::detected(facts).into_iter().for_each(|note| act.events.note(note));
 
     let met = meet(&act, &joining, &bundle.manifest.kubernetes, &machine).await?;
@@ -72,7 +73,9 @@ async fn join(args: Args, act: Act) -> Result<End> {
     let record = journal.record();
     let finished = record.finished("join");
     if finished {
-        node::still_as_wanted(&act, "join", &plan, &record).await?;
+        // The cluster's kubelet-config is the cluster's to change; who carries it to the nodes is not `join`.
+        let theirs = |change: &Change| change.key.as_str() == phases::kubelet::CONFIG_KEY;
+        node::still_as_wanted(&act, "join", &plan, &record, theirs).await?;
     } else {
         node::run(&act, "join", &plan, &journal, "kprov join with the same flags").await?;
     }

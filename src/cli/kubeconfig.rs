@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 
 use super::Shell;
+use super::act::End;
 use super::clusters::{self, NameArg};
 use super::error::{Failure, Result};
 use super::output;
@@ -40,8 +41,10 @@ pub(super) fn run(args: &Args, shell: &Shell) -> Result<u8> {
     life::remember_merged(&places, name, &into).map_err(Failure::user)?;
     kubeconfig::merge_into(&into, &text).map_err(Failure::user)?;
     let context = kubeconfig::context(name);
-    let value = serde_json::json!({"kubeconfig": into, "context": context});
-    output::value(shell.format, &value, |_| format!("context {context} is in {} and in use\n", into.display()))?;
+    let end = End::said(format!("context {context} is in {} and in use\n", into.display()))
+        .field("kubeconfig", into.display().to_string())
+        .field("context", context);
+    output::result(shell.format, end.fields, &end.text)?;
     Ok(0)
 }
 

@@ -31,6 +31,10 @@ pub(super) struct Start {
 pub(super) struct Down {
     #[command(flatten)]
     name: NameArg,
+
+    /// Do not ask; down never does, what is typed is meant
+    #[arg(short = 'y', long)]
+    yes: bool,
 }
 
 /// Runs `stop`.
@@ -66,7 +70,9 @@ pub(super) fn start(args: Start, shell: &Shell) -> Result<u8> {
 
 /// Runs `down`.
 pub(super) fn down(args: Down, shell: &Shell) -> Result<u8> {
-    let (places, name) = (clusters::places()?, args.name.name);
+    // Typed is meant: there is nothing to ask, and a script that agrees beforehand is right, too.
+    let Down { name, yes: _agreed } = args;
+    let (places, name) = (clusters::places()?, name.name);
     act::act(shell, async |act: Act| {
         let there = life::down(&places, &name, &act.events).await.map_err(failure)?;
         let text = if there { "is removed" } else { "is not on this host: nothing to do" };

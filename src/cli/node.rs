@@ -1,5 +1,6 @@
 //! What the commands that change this machine share: looking at it, its preflight, running a plan on it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kprov_providers::machine::this::ThisMachine;
@@ -7,7 +8,12 @@ use kprov_providers::{Events, Machine, Status};
 use serde_json::Value;
 
 use super::act::{self, Act, End};
+use super::bundle::search::arch;
 use super::error::{Failure, Kind, Result};
+use crate::bundle::Manifest;
+use crate::bundle::build::DEFAULT_KUBERNETES;
+use crate::bundle::locate::Found;
+use crate::bundle::manifest::FORMAT;
 use crate::engine::{self, Change, Engine, Outcome};
 use crate::facts::{self, Facts};
 use crate::journal::{self, Journal, JournalError, Record};
@@ -39,18 +45,39 @@ impl Node {
     }
 }
 
-/// Tells what preflight found; errors that were not ignored stop the command, all at once.
+/// A bundle of this version with nothing in it, for looking at the input where there is no bundle.
+pub(super) fn stand_in(version: Option<String>) -> Manifest {
+    Manifest {
+        format: FORMAT,
+        kubernetes: version.unwrap_or_else(|| DEFAULT_KUBERNETES.to_owned()),
+        arch: arch().to_owned(),
+        parts: BTreeMap::new(),
+        files: Vec::new(),
+        images: Vec::new(),
+        blobs: Vec::new(),
+    }
+}
+
+/// What is in the bundle, if there is one.
+pub(super) fn manifest(found: &Result<Found>) -> Option<&Manifest> {
+    found.as_ref().ok().map(|found| &found.manifest)
+}
+
+/// Tells what preflight found; errors that were not ignored stop the command, all at once, with the bundle's absence.
 ///
 /// # Errors
-/// [`Kind::User`] with every error and what mends it.
-pub(super) fn preflight(act: &Act, findings: Vec<Finding>, ignored: &[String]) -> Result {
+/// [`Kind::User`] with every error and what mends it; the bundle's own where that is all.
+pub(super) fn preflight(act: &Act, findings: Vec<Finding>, ignored: &[String], found: Result<Found>) -> Result<Found> {
     let findings = preflight::ignore(findings, ignored);
     for finding in findings.iter().filter(|finding| finding.severity == preflight::Severity::Warning) {
         act.events.warn(text(finding));
     }
-    let errors: Vec<String> = preflight::errors(&findings).into_iter().map(text).collect();
+    let mut errors: Vec<String> = preflight::errors(&findings).into_iter().map(text).collect();
     if errors.is_empty() {
-        return Ok(());
+        return found;
+    }
+    if let Err(missing) = &found {
+        errors.push(text(&Finding::error("Bundle", format!("{:#}", missing.error))));
     }
     Err(Failure::user(anyhow::anyhow!("preflight found {}:\n{}", count(errors.len(), "problem"), errors.join("\n")))
         .hint("mend them, or pass over some with --ignore-preflight-errors=NAME,NAME"))
@@ -77,9 +104,10 @@ pub(super) async fn dry_run(act: &Act, plan: &Plan, record: &Record, detailed: b
     for change in &wanted {
         text.push_str(&line(change));
     }
-    let blocked: Vec<String> = changes.iter().filter_map(blocked).collect();
-    if !blocked.is_empty() {
-        return Err(Failure::user(anyhow::anyhow!("{}", blocked.join("\n"))));
+    let blocked: Vec<(Kind, String)> = changes.iter().filter_map(blocked).collect();
+    if let Some(kind) = blocked.iter().map(|(kind, _)| *kind).max() {
+        let lines: Vec<String> = blocked.into_iter().map(|(_, line)| line).collect();
+        return Err(Failure { kind, error: anyhow::anyhow!("{}", lines.join("\n")), hints: Vec::new() });
     }
     text.push_str(&match wanted.len() {
         0 => "nothing to do\n".to_owned(),
@@ -111,10 +139,11 @@ fn line(change: &Change) -> String {
     text
 }
 
-fn blocked(change: &Change) -> Option<String> {
+/// Why a step cannot be made, and whose that is to mend.
+fn blocked(change: &Change) -> Option<(Kind, String)> {
     match &change.status {
-        Ok(Status::Foreign(what)) => Some(format!("{}: {what}", change.describe)),
-        Err(error) => Some(format!("{}: {error:#}", change.describe)),
+        Ok(Status::Foreign(what)) => Some((Kind::User, format!("{}: {what}", change.describe))),
+        Err(error) => Some((act::kind_of(error), format!("{}: {error:#}", change.describe))),
         _ => None,
     }
 }
@@ -143,19 +172,30 @@ pub(super) async fn run(act: &Act, command: &str, plan: &Plan, journal: &Arc<Jou
     Ok(outcome)
 }
 
-/// On a machine where this command came to its end before: looks whether all is still as wanted, and changes nothing.
+/// On a machine where this command came to its end before: looks whether all is still as wanted, and changes nothing. A
+/// step of which `theirs` is true follows the cluster, not this command: when it differs, that is told and no failure.
 ///
 /// # Errors
 /// [`Kind::User`] when something differs: a finished machine is changed by `reset` only.
-pub(super) async fn still_as_wanted(act: &Act, command: &str, plan: &Plan, record: &Record) -> Result {
+pub(super) async fn still_as_wanted(
+    act: &Act,
+    command: &str,
+    plan: &Plan,
+    record: &Record,
+    theirs: impl Fn(&Change) -> bool,
+) -> Result {
     let changes = engine::preview(plan, record.all_outputs(), &silent(act)).await.map_err(Failure::internal)?;
-    let unlike: Vec<String> =
-        changes.iter().filter(|change| change.changes()).map(line).chain(changes.iter().filter_map(blocked)).collect();
-    if unlike.is_empty() {
-        return Ok(());
+    let (followed, changes): (Vec<Change>, Vec<Change>) =
+        changes.into_iter().partition(|change| change.changes() && theirs(change));
+    for change in &followed {
+        let what = line(change);
+        act.events.warn(format!("the cluster has changed since; this node keeps what it has:\n{}", what.trim_end()));
     }
+    let differs = changes.iter().filter(|change| change.changes()).map(|change| (Kind::User, line(change)));
+    let (kinds, unlike): (Vec<Kind>, Vec<String>) = differs.chain(changes.iter().filter_map(blocked)).unzip();
+    let Some(kind) = kinds.into_iter().max() else { return Ok(()) };
     Err(Failure {
-        kind: Kind::User,
+        kind,
         error: anyhow::anyhow!(
             "kprov {command} was finished on this machine before, and something is not as it would make it now:\n{}",
             unlike.concat()

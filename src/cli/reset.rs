@@ -30,14 +30,19 @@ Examples:
 pub(super) struct Args {
     #[command(flatten)]
     flags: ResetFlags,
+
+    /// With --dry-run: exit with 10 where there are changes to make
+    #[arg(long, requires = "dry_run", help_heading = "kprov's own")]
+    detailed_exitcode: bool,
 }
 
 /// Runs the command; its exit code.
 pub(super) fn run(args: Args, shell: &Shell) -> Result<u8> {
-    act::act(shell, async |act| reset(args.flags, act).await)
+    act::act(shell, async |act| reset(args, act).await)
 }
 
-async fn reset(flags: ResetFlags, act: Act) -> Result<End> {
+async fn reset(args: Args, act: Act) -> Result<End> {
+    let flags = args.flags;
     let config = flags.common.config.as_ref().map(read).transpose()?;
     let config = config.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
     let wanted = cluster::load_reset(&flags, config).map_err(super::init::problems)?;
@@ -64,7 +69,8 @@ async fn reset(flags: ResetFlags, act: Act) -> Result<End> {
             0 => "nothing to reset\n".to_owned(),
             n => format!("- {}\n{n} things would be taken back; nothing was changed (--dry-run)\n", lines.join("\n- ")),
         };
-        return Ok(End::said(text).field("changes", lines));
+        let code = if args.detailed_exitcode && !lines.is_empty() { 10 } else { 0 };
+        return Ok(End { code, ..End::said(text) }.field("changes", lines));
     }
     if lines.is_empty() {
         return Ok(End::said("nothing to reset\n").field("changed", false));

@@ -11,9 +11,10 @@ use kprov_providers::kube::{self, Api, sign, token as secrets};
 use kprov_providers::machine::this::ThisMachine;
 use serde_json::{Value, json};
 
+use super::act::{self, End};
 use super::error::{Failure, Kind, Result};
 use super::output::{self, Format};
-use super::{Shell, act, init};
+use super::{Shell, init};
 use crate::cluster::kubeadm::BootstrapToken;
 use crate::token;
 
@@ -23,6 +24,10 @@ pub(super) struct Args {
     /// The kubeconfig to reach the cluster with
     #[arg(long, global = true, value_name = "FILE", env = "KUBECONFIG", default_value = init::ADMIN_CONF)]
     kubeconfig: String,
+
+    /// Only print what would be created or deleted
+    #[arg(long, global = true)]
+    dry_run: bool,
 
     #[command(subcommand)]
     command: Command,
@@ -69,9 +74,13 @@ struct Create {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Only print what would be created
+    /// With --print-join-command: the line of a further control plane (not supported yet)
+    #[arg(long, value_name = "HEX")]
+    certificate_key: Option<String>,
+
+    /// Upload control-plane certificates to the kubeadm-certs Secret (not supported yet)
     #[arg(long)]
-    dry_run: bool,
+    upload_certs: bool,
 }
 
 /// List the cluster's tokens
@@ -86,10 +95,6 @@ struct Delete {
     /// `abcdef` or `abcdef.0123456789abcdef`
     #[arg(required = true, value_name = "TOKEN")]
     tokens: Vec<String>,
-
-    /// Only print what would be deleted
-    #[arg(long)]
-    dry_run: bool,
 }
 
 /// Print a new random token; the cluster is not told of it
@@ -105,9 +110,9 @@ pub(super) fn run(args: Args, shell: &Shell) -> Result<u8> {
     let kubeconfig = std::path::absolute(first).map_err(Failure::internal)?.display().to_string();
     runtime.block_on(async {
         match args.command {
-            Command::Create(args) => create(args, &kubeconfig, shell).await,
+            Command::Create(create) => self::create(create, args.dry_run, &kubeconfig, shell).await,
             Command::List(List {}) => list(&kubeconfig, shell).await,
-            Command::Delete(args) => delete(args, &kubeconfig, shell).await,
+            Command::Delete(delete) => self::delete(delete, args.dry_run, &kubeconfig, shell).await,
             Command::Generate(Generate {}) => {
                 let token = Token::generate().map_err(Failure::internal)?;
                 let text = token.reveal();
@@ -137,7 +142,13 @@ fn of(error: anyhow::Error) -> Failure {
     Failure { kind: act::kind_of(&error), error, hints: Vec::new() }
 }
 
-async fn create(args: Create, kubeconfig: &str, shell: &Shell) -> Result {
+async fn create(args: Create, dry_run: bool, kubeconfig: &str, shell: &Shell) -> Result {
+    for (flag, given) in [("--certificate-key", args.certificate_key.is_some()), ("--upload-certs", args.upload_certs)]
+    {
+        if given {
+            return Err(Failure::usage(format!("{flag} is not supported yet")));
+        }
+    }
     let wanted = wanted(&args)?;
     let token: Token = match &wanted.token {
         Some(text) => text.parse().map_err(|error: kprov_pki::Error| usage(error.into()))?,
@@ -145,7 +156,7 @@ async fn create(args: Create, kubeconfig: &str, shell: &Shell) -> Result {
     };
     let terms = token::terms(&wanted).map_err(usage)?;
     let machine = machine()?;
-    if !args.dry_run {
+    if !dry_run {
         let client = client(&machine, kubeconfig).await?;
         secrets::create(&client, &token, &terms).await.map_err(of)?;
         if terms.usages.iter().any(|usage| usage == "signing") {
@@ -154,19 +165,16 @@ async fn create(args: Create, kubeconfig: &str, shell: &Shell) -> Result {
         }
     }
     let text = token.reveal();
-    let mut shown = json!({"token": text.as_str(), "created": !args.dry_run});
-    let mut said = format!("{}\n", text.as_str());
+    let mut end = End::said(format!("{}\n", text.as_str())).field("token", text.as_str()).field("created", !dry_run);
     // A dry run may be without a cluster.
     if let Some(bytes) = machine.read(kubeconfig).map_err(Failure::user)? {
         let line = token::line(&bytes, &token).map_err(Failure::user)?;
-        if let Some(fields) = shown.as_object_mut() {
-            fields.insert("join".into(), line.as_str().into());
-        }
         if args.print_join_command {
-            said = format!("{line}\n");
+            end.text = format!("{line}\n");
         }
+        end = end.field("join", line.as_str());
     }
-    output::value(shell.format, &shown, |_| said)
+    output::result(shell.format, end.fields, &end.text)
 }
 
 fn usage(error: anyhow::Error) -> Failure {
@@ -220,7 +228,7 @@ async fn list(kubeconfig: &str, shell: &Shell) -> Result {
     Ok(())
 }
 
-async fn delete(args: Delete, kubeconfig: &str, shell: &Shell) -> Result {
+async fn delete(args: Delete, dry_run: bool, kubeconfig: &str, shell: &Shell) -> Result {
     let ids: Vec<&str> = args.tokens.iter().map(|text| text.split('.').next().unwrap_or_default()).collect();
     // All are looked at before any is deleted.
     let fits = |text: &str, id: &str| kprov_pki::token::is_id(id) && (id == text || text.parse::<Token>().is_ok());
@@ -228,20 +236,18 @@ async fn delete(args: Delete, kubeconfig: &str, shell: &Shell) -> Result {
         return Err(Failure::usage("not a token or its id (6 of a-z and 0-9)"));
     }
     let client = client(&machine()?, kubeconfig).await?;
-    for id in ids {
-        if args.dry_run {
-            output::value(shell.format, &json!({"id": id, "deleted": false}), |_| {
-                format!("would delete token {id}\n")
-            })?;
+    let mut text = String::new();
+    for id in &ids {
+        if dry_run {
+            text.push_str(&format!("would delete token {id}\n"));
             continue;
         }
         let there = secrets::delete(&client, id).await.map_err(|error| failed("deleting a token", &error))?;
         if !there {
             return Err(Failure::user(anyhow::anyhow!("no token with this id: {id}")).hint("kprov token list"));
         }
-        output::value(shell.format, &json!({"id": id, "deleted": true}), |_| {
-            format!("bootstrap token {id} deleted\n")
-        })?;
+        text.push_str(&format!("bootstrap token {id} deleted\n"));
     }
-    Ok(())
+    let end = End::said(text).field("ids", ids).field("deleted", !dry_run);
+    output::result(shell.format, end.fields, &end.text)
 }

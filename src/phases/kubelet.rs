@@ -44,9 +44,10 @@ pub(crate) struct Kubelet<'a> {
     pub facts: &'a Facts,
 }
 
+/// Key of the step that writes [`CONFIG`].
+pub const CONFIG_KEY: &str = "kubelet/config";
 /// Keys of the steps that write files; the kubelet's start needs them.
-const FILES: [&str; 5] =
-    ["kubelet/dir", "kubelet/instance-config", "kubelet/config", "kubelet/flags", "kubelet/manifests"];
+const FILES: [&str; 5] = ["kubelet/dir", "kubelet/instance-config", CONFIG_KEY, "kubelet/flags", "kubelet/manifests"];
 
 /// Key of the step that starts the kubelet.
 pub fn key() -> Key {
@@ -70,7 +71,7 @@ pub(crate) fn kubelet(kubelet: &Kubelet<'_>, machine: &Arc<dyn Machine>, first: 
     let config = crate::yaml::to_string(&node_config(kubelet))?;
     for (key, path, text) in [
         ("kubelet/instance-config", INSTANCE_CONFIG, instance),
-        ("kubelet/config", CONFIG, config),
+        (CONFIG_KEY, CONFIG, config),
         ("kubelet/flags", FLAGS, flags(kubelet)),
     ] {
         plan.add(WriteFile::new(label(key).needs(["kubelet/dir"]), machine.clone(), path, text));

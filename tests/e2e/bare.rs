@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use serde_json::json;
 
 use crate::host::{Clock, Host};
 use crate::image;
@@ -37,7 +38,8 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     kubectl.wait_all_ready(2, READY)?;
     clock.lap("all nodes and system pods Ready");
     again_changes_nothing(&cp)?;
-    clock.lap("init again, nothing to do");
+    join_again_changes_nothing(&kubectl, &worker, &line)?;
+    clock.lap("init and join again, nothing to do");
     let token = line.split(' ').skip_while(|word| *word != "--token").nth(1).context("no token in the join line")?;
     let said = joining + &joined + &cp.run("/root/kprov init --dry-run 2>&1")?;
     for (machine, address, before) in [(&cp, &addresses.0, &before.0), (&worker, &addresses.1, &before.1)] {
@@ -85,6 +87,33 @@ fn again_changes_nothing(cp: &Remote) -> anyhow::Result<()> {
     let said = cp.run("/root/kprov init 2>&1")?;
     ensure!(said.contains("nothing to do"), "a second init does not say that there is nothing to do:\n{said}");
     ensure!(cp.run("sha256sum /var/lib/kprov/journal.jsonl")? == before, "a second init wrote into the journal");
+    Ok(())
+}
+
+/// Also when the cluster's kubelet-config is another one meanwhile: that is told, and the node keeps what it has.
+fn join_again_changes_nothing(kubectl: &Kubectl, worker: &Remote, line: &str) -> anyhow::Result<()> {
+    let sums = "sha256sum /var/lib/kprov/journal.jsonl /var/lib/kubelet/config.yaml";
+    let before = worker.run(sums)?;
+    let again = || worker.run(&format!("/root/kprov join {line} 2>&1"));
+    let said = again()?;
+    ensure!(said.contains("nothing to do") && !said.contains("has changed"), "a second join says:\n{said}");
+    let map = kubectl.get("-n kube-system configmap kubelet-config")?;
+    let config = map["data"]["kubelet"].as_str().context("no kubelet in kubelet-config")?;
+    let put = |config: &str| {
+        let patch = json!({"data": {"kubelet": config}});
+        kubectl.0.run(&format!("cat >/root/patch.json <<'E'\n{patch}\nE"))?;
+        kubectl.run("-n kube-system patch configmap kubelet-config --type merge --patch-file /root/patch.json")?;
+        kubectl.0.run("rm /root/patch.json")
+    };
+    ensure!(!config.contains("maxPods"), "kubelet-config names maxPods already:\n{config}");
+    put(&format!("{config}maxPods: 42\n"))?;
+    let said = again();
+    put(config)?;
+    let said = said?;
+    let told =
+        said.contains("nothing to do") && said.contains("the cluster has changed since") && said.contains("maxPods");
+    ensure!(told, "a second join after the cluster's kubelet-config changed says:\n{said}");
+    ensure!(worker.run(sums)? == before, "a second join changed something");
     Ok(())
 }
 
