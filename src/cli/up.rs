@@ -84,12 +84,13 @@ async fn bring_up(places: Places, wanted: Wanted, act: Act) -> Result<End> {
     let first = if changed { "" } else { "nothing to do: " };
     let option = if name == "kprov" { String::new() } else { format!(" --name {name}") };
     let text = format!(
-        "{first}cluster {name} (Kubernetes {}) is up: {} are {end}\n\n\
+        "{first}cluster {name} (Kubernetes {}) is up: {} {} {end}\n\n\
          Look around:\n\n  kprov kubectl{option} -- get nodes -o wide\n  kprov ssh{option} cp-1\n\n\
          With a kubectl of your own:\n\n  export KUBECONFIG={}\n\n\
          Bring an image of yours, pause, end:\n\n  kprov image load{option} image.tar\n  kprov stop{option}\n  kprov down{option}\n",
         ground.bundle.manifest.kubernetes,
         nodes.join(", "),
+        if nodes.len() == 1 { "is" } else { "are" },
         path.display(),
     );
     Ok(End::said(text)

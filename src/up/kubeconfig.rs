@@ -66,11 +66,18 @@ pub fn merge(into: &str, from: &str) -> anyhow::Result<String> {
     Ok(crate::yaml::to_string(&into)?)
 }
 
-/// A kubeconfig without a cluster's entries; none where nothing of it was in it.
+/// The context that a kubeconfig uses; empty where it names none, or is none.
+pub fn current(text: &str) -> String {
+    let config: Value = crate::yaml::from_str(text).unwrap_or_default();
+    config.get("current-context").and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// A kubeconfig without a cluster's entries; none where nothing of it was in it. Where its context was in use, `before`
+/// is again, if there still is one of this name.
 ///
 /// # Errors
 /// When it is not YAML.
-pub fn without(from: &str, name: &str) -> anyhow::Result<Option<String>> {
+pub fn without(from: &str, name: &str, before: &str) -> anyhow::Result<Option<String>> {
     let mut config: Map<String, Value> = crate::yaml::from_str(from).context("reading the kubeconfig")?;
     let gone = Value::from(context(name));
     let mut changed = false;
@@ -82,7 +89,10 @@ pub fn without(from: &str, name: &str) -> anyhow::Result<Option<String>> {
         }
     }
     if config.get("current-context") == Some(&gone) {
-        config.insert("current-context".into(), "".into());
+        let contexts = config.get("contexts").and_then(Value::as_array);
+        let there =
+            contexts.is_some_and(|all| all.iter().any(|one| one.get("name").is_some_and(|name| name == before)));
+        config.insert("current-context".into(), if there { before } else { "" }.into());
         changed = true;
     }
     if changed { Ok(Some(crate::yaml::to_string(&config)?)) } else { Ok(None) }
@@ -133,9 +143,12 @@ mod tests {
         assert_eq!(value["current-context"], "kprov-dev");
         assert!(value.get("preferences").is_some());
         assert_eq!(merge("", &own).unwrap(), merge("", &own).unwrap());
-        let without = without(&twice, "dev").unwrap().unwrap();
+        let without = without(&twice, "dev", "mine").unwrap().unwrap();
         assert!(!without.contains("kprov-dev") && without.contains("work"));
-        assert!(super::without(&without, "dev").unwrap().is_none());
+        assert!(super::without(&without, "dev", "mine").unwrap().is_none());
+        let two = merge(&other.replace("contexts: null", "contexts: [{name: work}]"), &own).unwrap();
+        let then = |before| current(&super::without(&two, "dev", before).unwrap().unwrap());
+        assert_eq!((then("work").as_str(), then("gone").as_str()), ("work", ""));
     }
 
     #[test]

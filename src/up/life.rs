@@ -1,9 +1,13 @@
 //! Stop, start, take down: what is done to a cluster's machines once they are there.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, bail};
 use kprov_providers::local::Machines;
 use kprov_providers::{Events, Watch};
 
+use super::kubeconfig;
 use super::places::Places;
 use crate::journal::Journal;
 use crate::ready::{self, Booted, Health, Scope};
@@ -116,25 +120,38 @@ pub async fn wait_ready(
     ready::wait_since(&client, &Scope::all(nodes), booted, &|said| watch.say(said)).await
 }
 
-/// Remembers that a cluster's kubeconfig is merged into a file.
+/// The kubeconfigs that a cluster's was merged into, and the context that each used before.
+fn merged(dir: &Path) -> anyhow::Result<BTreeMap<PathBuf, String>> {
+    let path = dir.join("merged.json");
+    match std::fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+    }
+}
+
+/// Remembers that a cluster's kubeconfig is about to be merged into a file.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn remember_merged(places: &Places, name: &str, into: &std::path::Path) -> anyhow::Result<()> {
-    let path = places.cluster(name).join("merged.json");
-    let mut files: std::collections::BTreeSet<std::path::PathBuf> =
-        std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-    files.insert(into.to_owned());
-    super::places::write(&path, &serde_json::to_vec(&files)?, 0o644)
+pub fn remember_merged(places: &Places, name: &str, into: &Path) -> anyhow::Result<()> {
+    let dir = places.cluster(name);
+    let mut files = merged(&dir)?;
+    let used = kubeconfig::current(&std::fs::read_to_string(into).unwrap_or_default());
+    // Merged once more: what it used before the first time counts.
+    if used != kubeconfig::context(name) {
+        files.insert(into.to_owned(), used);
+    } else {
+        files.entry(into.to_owned()).or_default();
+    }
+    super::places::write(&dir.join("merged.json"), &serde_json::to_vec(&files)?, 0o644)
 }
 
 /// Takes a cluster's entries out of the kubeconfigs that it was merged into; what else is in them stays.
-fn take_out_merged(dir: &std::path::Path, name: &str) -> anyhow::Result<()> {
-    let Ok(text) = std::fs::read(dir.join("merged.json")) else { return Ok(()) };
-    let files: Vec<std::path::PathBuf> = serde_json::from_slice(&text).context("reading merged.json")?;
-    for file in files {
+fn take_out_merged(dir: &Path, name: &str) -> anyhow::Result<()> {
+    for (file, before) in merged(dir)? {
         let Ok(text) = std::fs::read_to_string(&file) else { continue };
-        if let Some(without) = super::kubeconfig::without(&text, name)? {
+        if let Some(without) = kubeconfig::without(&text, name, &before)? {
             super::places::write(&file, without.as_bytes(), 0o600)?;
         }
     }

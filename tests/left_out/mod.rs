@@ -9,7 +9,7 @@ fn dir() -> PathBuf {
 
 /// Remembers that a program left so many trials out.
 #[allow(dead_code)]
-pub fn add(program: &str, count: usize) {
+pub(crate) fn add(program: &str, count: usize) {
     if count > 0 {
         // A count that cannot be kept is still in the program's own last line.
         let _ = std::fs::create_dir_all(dir());
@@ -19,7 +19,7 @@ pub fn add(program: &str, count: usize) {
 
 /// The sum of this run; nothing is remembered after.
 #[allow(dead_code)]
-pub fn take() -> usize {
+pub(crate) fn take() -> usize {
     let counts = std::fs::read_dir(dir()).into_iter().flatten().flatten();
     let sum = counts.filter_map(|file| std::fs::read_to_string(file.path()).ok()?.parse::<usize>().ok()).sum();
     if let Some(all) = dir().parent() {

@@ -51,7 +51,8 @@ impl Health {
     /// What ended again and again before this run may have been mended, and the kubelet would try it only after minutes:
     /// one that is started anew does not remember and tries at once.
     async fn at_once(&self, watch: &Watch) -> anyhow::Result<()> {
-        if !self.component.unit && crash_loops(self.machine.as_ref(), &self.component.name) {
+        let silent = self.machine.probe(&self.url).await?.is_none();
+        if silent && !self.component.unit && crash_loops(self.machine.as_ref(), &self.component.name) {
             watch.say(format!("the kubelet is started again, to try {} at once", self.component.name));
             self.machine.unit_do(KUBELET, UnitVerb::Restart).await?;
         }

@@ -15,7 +15,8 @@ pub(super) fn line(event: &Event) -> Option<String> {
                 State::Done => return Some(format!("[{phase}] {message}{seconds}")),
                 State::Missing => "would do",
                 State::Differs => "would change",
-                State::Failed => "failed",
+                // Logs and causes come once, with the command's end.
+                State::Failed => return Some(format!("[{phase}] failed: {}{seconds}", first(message))),
                 State::Skipped => "not tried",
                 State::Undone => "took back",
             };
@@ -32,6 +33,10 @@ pub(super) fn line(event: &Event) -> Option<String> {
     }
 }
 
+fn first(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,6 +49,7 @@ mod tests {
             line(&event.clone().state(State::Done).seconds(1.26)).as_deref(),
             Some("[certs] write /etc/x (1.3 s)")
         );
-        assert_eq!(line(&event.state(State::Failed)).as_deref(), Some("[certs] failed: write /etc/x"));
+        let failed = Event { message: "write /etc/x: full\nlast lines of x:".to_owned(), ..event }.state(State::Failed);
+        assert_eq!(line(&failed).as_deref(), Some("[certs] failed: write /etc/x: full"));
     }
 }
