@@ -158,7 +158,7 @@ fn kubeconfig() -> Target {
         let _ = kprov::token::line(input, &token);
         let _ = up::kubeconfig::merge(&good, &text);
         let _ = up::kubeconfig::merge(&text, &good);
-        let _ = up::kubeconfig::without(&text, "kprov");
+        let _ = up::kubeconfig::without(&text, "kprov", "mine");
         up::kubeconfig::rename(&text, "kprov").is_ok()
     };
     Target { seeds: vec![text.into_bytes()], parse: Box::new(parse) }
