@@ -145,11 +145,12 @@ pub(super) async fn images(look: &Look<'_>, cluster: &Cluster) -> anyhow::Result
         }
     };
     let present: Vec<&str> = present.lines().collect();
+    let flannel = bundle.flannel().map(|image| image.name.as_str());
     Ok(bundle
         .images
         .iter()
         .map(|image| image.name.as_str())
-        .filter(|name| cluster.cni == Cni::Flannel || !name.contains("flannel"))
+        .filter(|name| cluster.cni == Cni::Flannel || Some(*name) != flannel)
         .filter(|name| !present.contains(name))
         .map(|name| {
             Finding::error("ImagePull", format!("the running containerd does not have the image {name}"))
