@@ -7,7 +7,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/kprov"
 mkdir -p "$CACHE"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$CACHE/target}"
-KUBERNETES=v1.36.3
+# KUBERNETES=v1.35.4 make bundle|oracle|up: another release than the pinned one, of those whose sums are in bundle/.
+KUBERNETES="${KUBERNETES:-v1.36.3}"
 
 # Checkouts share what is built of dependencies. Of our own packages cargo tells two checkouts apart by the times of
 # their files alone, which may take one's objects for the other's: another checkout than the last one builds them anew.

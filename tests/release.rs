@@ -16,6 +16,8 @@
 mod building;
 #[path = "release/content.rs"]
 mod content;
+#[path = "release/flannel.rs"]
+mod flannel;
 #[path = "release/proxy.rs"]
 mod proxy;
 #[path = "release/real.rs"]
@@ -61,6 +63,7 @@ const TRIALS: &[Trial] = &[
     Trial { name: "closed_doors_say_what_opens_them", run: building::doors },
     Trial { name: "a_registry_that_gives_tokens", run: building::tokens },
     Trial { name: "what_stays_broken_is_given_up_on", run: building::given_up },
+    Trial { name: "without_go_or_flannel_it_says_what_helps", run: flannel::trial },
     Trial { name: "killed_builds_go_on_where_they_were", run: building::killed },
     Trial { name: "signatures_go_both_ways_with_minisign", run: signing::both_ways },
     Trial { name: "a_configured_key_keeps_unsigned_bundles_out", run: signing::configured },

@@ -18,6 +18,7 @@ pub mod nft;
 pub mod ssh;
 pub mod step;
 pub mod steps;
+pub mod whole;
 
 pub use event::{Event, Events, Watch};
 pub use machine::Machine;

@@ -8,6 +8,7 @@ mod assemble;
 mod debian;
 mod golang;
 mod layer;
+mod oci;
 mod part;
 mod recipe;
 pub mod release;
@@ -161,6 +162,14 @@ fn check_out(out: &Path) -> Result<()> {
     }
     let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
     Err(BuildError::file(format!("the folder for the bundle, {}", dir.display()))(missing))
+}
+
+/// Gives a folder that is whole its name, by which later builds trust it: all of it is on the disk before, or a power cut
+/// could leave empty files in it.
+fn name(new: &Path, to: &Path) -> std::io::Result<()> {
+    rustix::fs::syncfs(File::open(new)?)?;
+    std::fs::rename(new, to)?;
+    File::open(to.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Beginning of the names of folders in which builds work.

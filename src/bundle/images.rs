@@ -106,7 +106,9 @@ pub fn export(bundle: &Path, id: &str, out: &Path, only: Option<Set>) -> Result<
     drop(archive.finish()?);
     use std::os::unix::fs::PermissionsExt;
     temporary.as_file().set_permissions(std::fs::Permissions::from_mode(0o644)).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
     temporary.persist(out).map_err(|e| failed(e.error))?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
     Ok(names)
 }
 

@@ -21,6 +21,9 @@ pub const MAX_TOTAL: u64 = 8 << 30;
 pub const HOST_DIRS: [&str; 5] =
     ["/usr/bin", "/usr/local/bin", "/usr/local/sbin", "/usr/local/lib/kprov", "/opt/cni/bin"];
 
+/// Name of kprov's own flannel image: others of that word (the project's own, for `--cni FILE`) are started otherwise.
+pub const FLANNEL: &str = "kprov.io/flannel";
+
 /// What a bundle holds. Every byte after it is checked against it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -236,6 +239,11 @@ impl Manifest {
         let manifest: Self = serde_json::from_slice(bytes).map_err(|e| defect(e.to_string(), part))?;
         manifest.check()?;
         Ok(manifest)
+    }
+
+    /// kprov's own flannel image, with its tag.
+    pub fn flannel(&self) -> Option<&Image> {
+        self.images.iter().find(|image| image.name.rsplit_once(':').is_some_and(|(name, _)| name == FLANNEL))
     }
 
     /// `index.json` of the OCI layout, which follows from the manifest.

@@ -5,12 +5,13 @@
 //! later is checked against that id.
 
 use std::fs::File;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minisign::{SecretKeyBox, SignatureBox};
+use kprov_providers::whole;
+use minisign::SecretKeyBox;
 use minisign_verify::{PublicKey, Signature, StreamVerifier};
 use zeroize::Zeroizing;
 
@@ -232,18 +233,9 @@ pub fn sign(
     let signed =
         minisign::sign(Some(&public), &key, file, Some(&comment), Some("signature of a kprov bundle")).map_err(bad)?;
     let path = signature_of(bundle);
-    write(&path, &signed).map_err(|error| BundleError::Write { path: path.clone(), error })?;
+    whole::write(&path, signed.to_string().as_bytes(), 0o644)
+        .map_err(|error| BundleError::Write { path: path.clone(), error })?;
     Ok((path, comment))
-}
-
-fn write(path: &Path, signed: &SignatureBox) -> io::Result<()> {
-    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut temporary = tempfile::Builder::new().prefix(".kprov-signature-").tempfile_in(dir)?;
-    temporary.write_all(signed.to_string().as_bytes())?;
-    temporary.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    temporary.as_file().sync_all()?;
-    temporary.persist(path).map_err(|e| e.error)?;
-    File::open(dir)?.sync_all()
 }
 
 /// Opens a bundle again that was looked at before; it must still be the same.

@@ -58,13 +58,15 @@ async fn init(args: Args, act: Act) -> Result<End> {
     let manifest = found.as_ref().map_or(&stand_in, |found| &found.manifest);
     let cluster = cluster::load_init(&flags, config, cni.as_deref(), &look.facts, manifest).map_err(problems)?;
     cluster.warnings.0.iter().for_each(|problem| act.events.warn(problem.to_string()));
-    // One of official releases has none: nobody publishes kprov's.
+    // One that was built with --no-flannel.
     if let Ok(bundle) = &found
         && matches!(cluster.cni, cluster::Cni::Flannel)
-        && !bundle.manifest.images.iter().any(|image| image.name.contains("/flannel:"))
+        && bundle.manifest.flannel().is_none()
     {
         let why = anyhow::anyhow!("the bundle has no flannel: {}", bundle.path.display());
-        return Err(Failure::user(why).hint("bring a pod network of your own: --cni FILE; or none yet: --cni none"));
+        return Err(Failure::user(why)
+            .hint("kprov init --cni FILE, with the manifest of a pod network whose images the machines can get; or --cni none, and apply one later")
+            .hint("or a bundle that has it: kprov bundle build --from release --out FILE, without --no-flannel"));
     }
 
     let ours = |path: &str| look.record.made_path(path);

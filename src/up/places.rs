@@ -132,22 +132,12 @@ impl Places {
     }
 }
 
-/// Writes a file whole: temporary name, mode, sync, rename.
+/// Writes a file whole.
 ///
 /// # Errors
 /// When it cannot be written.
 pub fn write(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let dir = path.parent().context("a path without a directory")?;
-    let put = || {
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
-        std::io::Write::write_all(&mut file, content)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        anyhow::Ok(())
-    };
-    put().with_context(|| format!("writing {}", path.display()))
+    kprov_providers::whole::write(path, content, mode).with_context(|| format!("writing {}", path.display()))
 }
 
 /// A name for a cluster: it starts host names and is a label of Kubernetes.

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use kprov::bundle::Manifest;
 use kprov::bundle::locate::{Found, Search, cache_dir, locate};
 use kprov::bundle::sets::Set;
 use kprov::bundle::unpack::{FILES, unpack};
@@ -13,11 +14,16 @@ use kprov::bundle::verify::open;
 const NAMES: [&str; 2] = ["etcd", "kube-apiserver"];
 
 /// A directory that holds both.
-pub(crate) struct Binaries(PathBuf);
+pub(crate) struct Binaries {
+    dir: PathBuf,
+    /// Of the bundle that they come from.
+    #[allow(dead_code)]
+    pub(crate) manifest: Option<Manifest>,
+}
 
 impl Binaries {
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.dir
     }
 }
 
@@ -27,7 +33,7 @@ pub(crate) fn find() -> Result<Binaries, String> {
     if let Some(dir) = std::env::var_os("KPROV_TEST_PARTS").map(PathBuf::from) {
         return match NAMES.iter().find(|name| !dir.join(name).exists()) {
             Some(name) => Err(format!("KPROV_TEST_PARTS has no {name}, {}", dir.display())),
-            None => Ok(Binaries(dir)),
+            None => Ok(Binaries { dir, manifest: None }),
         };
     }
     let variable = |name: &str| std::env::var_os(name);
@@ -44,7 +50,7 @@ pub(crate) fn find() -> Result<Binaries, String> {
     if NAMES.iter().any(|name| !dir.join(name).exists()) {
         extract(&found, &dir).map_err(|e| format!("unpacking {}: {e}", found.path.display()))?;
     }
-    Ok(Binaries(dir))
+    Ok(Binaries { dir, manifest: Some(found.manifest) })
 }
 
 fn extract(found: &Found, dir: &Path) -> Result<(), Box<dyn std::error::Error>> {

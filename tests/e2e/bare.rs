@@ -48,8 +48,8 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     clock.lap("modes and owners of all new files; no secret in the open");
 
     let nodes = (machines.hostname("cp-1"), machines.hostname("worker-1"));
-    workload(host, &kubectl, &[&cp, &worker], &nodes, Duration::from_secs(60))?;
-    network(&kubectl, &nodes, &addresses, ANSWER)?;
+    workload(host, &kubectl, &[(&cp, LOAD), (&worker, LOAD)], &nodes, Duration::from_secs(60), true)?;
+    network(&kubectl, &nodes, &addresses, ANSWER, true)?;
     clock.lap("DNS, ClusterIP, NodePort and hostPort across nodes");
 
     power_cut(&mut machines, &kubectl, &nodes)?;
@@ -117,21 +117,29 @@ fn join_again_changes_nothing(kubectl: &Kubectl, worker: &Remote, line: &str) ->
     Ok(())
 }
 
-/// The image onto both nodes, then the pods and services; waits until the pods are Ready.
+/// Brings an image onto a node, by kprov.
+pub const LOAD: &str = "/root/kprov image load";
+
+/// The image onto both nodes, each by its own command, then the pods and services, with `hostPort` or without; waits
+/// until the pods are Ready.
 pub fn workload(
     host: &Host,
     kubectl: &Kubectl,
-    all: &[&Remote],
+    all: &[(&Remote, &str)],
     nodes: &(String, String),
     limit: Duration,
+    host_port: bool,
 ) -> anyhow::Result<()> {
     let archive = host.state("probe.tar");
     image::write(&host.probe, &archive)?;
-    for machine in all {
+    for (machine, load) in all {
         machine.upload(&archive, "/root/probe.tar", "644")?;
-        machine.run("/root/kprov image load /root/probe.tar 2>&1 && rm /root/probe.tar")?;
+        machine.run(&format!("{load} /root/probe.tar 2>&1 && rm /root/probe.tar"))?;
     }
-    let manifest = include_str!("workload.yaml").replace("NODE_CP", &nodes.0).replace("NODE_WORKER", &nodes.1);
+    let mut manifest = include_str!("workload.yaml").replace("NODE_CP", &nodes.0).replace("NODE_WORKER", &nodes.1);
+    if !host_port {
+        manifest = manifest.replace(", hostPort: 8081", "");
+    }
     let path = host.state("workload.yaml");
     std::fs::write(&path, manifest)?;
     kubectl.0.upload(&path, "/root/workload.yaml", "644")?;
@@ -145,12 +153,14 @@ pub fn workload(
     })
 }
 
-/// From a pod on each node to the server on the other one: by name, by NodePort of both nodes, by hostPort.
+/// From a pod on each node to the server on the other one: by its own address, by name, by NodePort of both nodes, by
+/// hostPort where there is one.
 pub fn network(
     kubectl: &Kubectl,
     nodes: &(String, String),
     addresses: &(String, String),
     limit: Duration,
+    host_port: bool,
 ) -> anyhow::Result<()> {
     for (client, server, node, address) in
         [("client-cp", "web-worker", &nodes.1, &addresses.1), ("client-worker", "web-cp", &nodes.0, &addresses.0)]
@@ -164,12 +174,16 @@ pub fn network(
             ensure!(found.trim() == wanted, "DNS in {client} says {name} is {found}, its ClusterIP is {wanted}");
             Ok(())
         })?;
-        for (what, target) in [
+        let pod = kubectl.get(&format!("pod {server}"))?;
+        let pod = pod["status"]["podIP"].as_str().context("the pod has no address")?.to_owned();
+        let ways = [
+            ("the pod's own address", format!("{pod}:8080")),
             ("ClusterIP by name", format!("{server}:80")),
             ("NodePort of cp", format!("{}:{port}", addresses.0)),
             ("NodePort of worker", format!("{}:{port}", addresses.1)),
             ("hostPort", format!("{address}:8081")),
-        ] {
+        ];
+        for (what, target) in ways.into_iter().filter(|(what, _)| host_port || *what != "hostPort") {
             fetch(kubectl, client, &target, node, limit).with_context(|| format!("{what}: {target} from {client}"))?;
         }
     }

@@ -24,7 +24,21 @@ mod qemu;
 mod remote;
 mod secrets;
 mod tree;
+mod twins;
 mod up;
+
+/// What the oracle reads and compares with, here for machines.
+#[path = "../oracle"]
+#[allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+mod oracle {
+    pub(crate) mod allowed;
+    pub(crate) mod certificate;
+    pub(crate) mod compare;
+    pub(crate) mod corefile;
+    pub(crate) mod findings;
+    pub(crate) mod objects;
+    pub(crate) mod tree;
+}
 
 use std::process::ExitCode;
 use std::time::Instant;

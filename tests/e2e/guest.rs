@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use crate::bare::{bring, network, workload};
+use crate::bare::{LOAD, bring, network, workload};
 use crate::host::{Clock, Host};
 use crate::kubectl::{Kubectl, ready, wait};
 use crate::qemu::Guest;
@@ -53,9 +53,9 @@ pub fn joins(host: &Host) -> anyhow::Result<()> {
 
     let nodes = (machines.hostname("cp-1"), guest.hostname().to_owned());
     let addresses = (machines.address("cp-1")?, guest.address());
-    workload(host, &kubectl, &[&cp, &worker], &nodes, SLOW)?;
+    workload(host, &kubectl, &[(&cp, LOAD), (&worker, LOAD)], &nodes, SLOW, true)?;
     clock.lap("pods run");
-    network(&kubectl, &nodes, &addresses, SLOW)?;
+    network(&kubectl, &nodes, &addresses, SLOW, true)?;
     from_the_host(host, &kubectl, &nodes.1)?;
     clock.lap("DNS, ClusterIP, NodePort and hostPort across nodes");
     systemd_driver(&kubectl, &worker, &nodes.1)?;
@@ -70,7 +70,7 @@ pub fn joins(host: &Host) -> anyhow::Result<()> {
         Ok(())
     })?;
     kubectl.wait_all_ready(2, SLOW)?;
-    network(&kubectl, &nodes, &addresses, SLOW)?;
+    network(&kubectl, &nodes, &addresses, SLOW, true)?;
     clock.lap("its pods are back");
 
     println!("{}", worker.run("/root/kprov reset --force 2>&1")?);

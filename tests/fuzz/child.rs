@@ -1,9 +1,9 @@
 //! A target in a process of its own: what kills it, and what it takes, is seen from outside.
 
-use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
@@ -23,26 +23,52 @@ const LIMIT: u64 = 256 << 20;
 /// What a bomb may take, in MB: what unpacking is allowed.
 const BOMB: u64 = 64;
 
+/// One case may take no longer, a whole bomb included.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
+
 /// Runs a target; gives what it says of itself.
-pub(crate) fn start(name: &str, seed: u64, cases: u64, only: Option<u64>) -> Result<String, String> {
+pub(crate) fn start(
+    name: &str,
+    seed: u64,
+    cases: u64,
+    only: Option<u64>,
+    patience: Duration,
+) -> Result<String, String> {
     let at = tempfile::NamedTempFile::new().unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.env(TARGET, name).env(SEED, seed.to_string()).env(CASES, cases.to_string()).env(AT, at.path());
     if let Some(only) = only {
         command.env(ONLY, only.to_string());
     }
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    if output.status.success() {
-        return Ok(said.trim().to_owned());
-    }
-    let mut case = String::new();
-    at.reopen().unwrap().read_to_string(&mut case).unwrap();
-    let case = case.trim();
-    let words = String::from_utf8_lossy(&output.stderr);
+    let (out, err) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    command.stdin(Stdio::null()).stdout(out.reopen().unwrap()).stderr(err.reopen().unwrap());
+    let mut child = command.spawn().unwrap();
+    let read = |file: &tempfile::NamedTempFile| std::fs::read(file.path()).unwrap();
+    let text = |file: &tempfile::NamedTempFile| String::from_utf8_lossy(&read(file)).trim().to_owned();
+    let (mut case, mut since, mut pause) = (text(&at), Instant::now(), Duration::from_millis(5));
+    let end = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            if status.success() {
+                return Ok(text(&out));
+            }
+            break status.to_string();
+        }
+        let now = text(&at);
+        if now != case {
+            (case, since) = (now, Instant::now());
+        } else if since.elapsed() > patience {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            break format!("no end within {} s", patience.as_secs());
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(200));
+    };
+    let words = text(&err);
     let lines: Vec<&str> = words.lines().collect();
     let last = lines[lines.len().saturating_sub(20)..].join("\n");
-    Err(format!("{}\n{last}\n{said}\nagain: {SEED}={seed} cargo test --test fuzz -- {name}@{case}", output.status))
+    let (said, case) = (text(&out), text(&at));
+    Err(format!("{end}\n{last}\n{said}\nagain: {SEED}={seed} cargo test --test fuzz -- {name}@{case}"))
 }
 
 /// The child's side.

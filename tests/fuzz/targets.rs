@@ -44,6 +44,7 @@ pub(crate) fn target(name: &str) -> Target {
         "bundle-tar" => bundle_tar(),
         "image-layer" => image_layer(),
         "journal" => journal(),
+        name if crate::planted::NAMES.contains(&name) => crate::planted::target(name),
         _ => panic!("no such target: {name}"),
     }
 }

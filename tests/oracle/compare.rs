@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::findings::Findings;
+use super::findings::Findings;
 
 /// All differences, each as `PLACE: KUBEADM'S => OURS`.
 pub(crate) fn differences(theirs: &Findings, ours: &Findings) -> Vec<String> {

@@ -9,8 +9,8 @@ use kprov_pki::inspect::Cert;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use crate::certificate::{certificate, labels, private_key};
-use crate::tree::{Tree, What};
+use super::certificate::{certificate, labels, private_key};
+use super::tree::{Tree, What};
 
 /// What is compared: a name like `pki/apiserver.crt` → what it is.
 pub(crate) type Findings = BTreeMap<String, Value>;
@@ -40,7 +40,10 @@ impl Scene {
     /// All that the files say.
     pub(crate) fn files(&self, tree: &Tree) -> Findings {
         let mut found = Findings::new();
-        self.modes(tree, &mut found);
+        let roots = ["/etc/kubernetes", "/var/lib/kubelet", &self.pki, &self.etcd];
+        let below = |path: &str, root: &str| path == root || path.starts_with(&format!("{root}/"));
+        let wanted = |path: &str| roots.iter().any(|root| below(path, root)) && !below(path, KUBELET_PKI);
+        modes(tree, wanted, &mut found);
         self.pki(tree, &mut found);
         for path in tree.files_below("/etc/kubernetes").into_iter().filter(|path| !path.starts_with(&self.pki)) {
             let name = path.rsplit('/').next().unwrap();
@@ -58,23 +61,6 @@ impl Scene {
             found.insert(format!("kubelet/{name}"), value);
         }
         found
-    }
-
-    fn modes(&self, tree: &Tree, found: &mut Findings) {
-        let roots = ["/etc/kubernetes", "/var/lib/kubelet", &self.pki, &self.etcd];
-        let below = |path: &str, root: &str| path == root || path.starts_with(&format!("{root}/"));
-        for (path, thing) in &tree.0 {
-            if !roots.iter().any(|root| below(path, root)) || below(path, KUBELET_PKI) {
-                continue;
-            }
-            let kind = match thing.what {
-                What::Dir => "directory",
-                What::Link(_) => "link",
-                What::File(_) => "file",
-            };
-            let (user, group) = thing.owner;
-            found.insert(format!("mode{path}"), json!(format!("{kind} {:04o} {user}:{group}", thing.mode)));
-        }
     }
 
     fn pki(&self, tree: &Tree, found: &mut Findings) {
@@ -123,6 +109,20 @@ impl Scene {
             user.insert("client-key-data".to_owned(), key);
         }
         config
+    }
+}
+
+/// Kind, mode and owner of all things at such paths.
+pub(crate) fn modes(tree: &Tree, wanted: impl Fn(&str) -> bool, found: &mut Findings) {
+    for (path, thing) in tree.0.iter().filter(|(path, _)| wanted(path)) {
+        let kind = match &thing.what {
+            What::Dir => "directory".to_owned(),
+            What::Link(_) => "link".to_owned(),
+            What::File(_) => "file".to_owned(),
+            What::Other(letter) => format!("another ({letter})"),
+        };
+        let (user, group) = thing.owner;
+        found.insert(format!("mode{path}"), json!(format!("{kind} {:04o} {user}:{group}", thing.mode)));
     }
 }
 

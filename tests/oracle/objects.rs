@@ -8,39 +8,16 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::api::{Objects, transient};
-use crate::corefile;
-use crate::findings::{Findings, Scene};
-use crate::tree::Tree;
-
-/// What the server makes by itself: allocated addresses, and what it tells of its own flags.
-const SERVERS_OWN: [&str; 4] = [
-    "/registry/configmaps/kube-system/extension-apiserver-authentication",
-    "/registry/ipaddresses/",
-    "/registry/ranges/",
-    "/registry/servicecidrs/",
-];
+use super::corefile;
+use super::findings::Scene;
+use super::tree::Tree;
 
 /// Kubernetes' fingerprint of a component's configuration.
 const HASH: &str = "kubeadm.kubernetes.io/component-config.hash";
 
 impl Scene {
-    /// All objects that there were not when the server had just started, or that are others now.
-    pub(crate) fn objects(&self, tree: &Tree, now: &Objects, first: &Objects) -> Findings {
-        let mut found = Findings::new();
-        for (key, text) in now {
-            if transient(key) || SERVERS_OWN.iter().any(|own| key.starts_with(own)) || first.get(key) == Some(text) {
-                continue;
-            }
-            let object: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{key} is no JSON: {e}"));
-            let (name, value) = self.object(object, tree);
-            let twice = found.insert(format!("object/{name}"), value);
-            assert!(twice.is_none(), "{name} twice");
-        }
-        found
-    }
-
-    fn object(&self, mut object: Value, tree: &Tree) -> (String, Value) {
+    /// One object, by its kind and name.
+    pub(crate) fn object(&self, mut object: Value, tree: &Tree) -> (String, Value) {
         let kind = object["kind"].as_str().unwrap().to_owned();
         let meta = object["metadata"].as_object_mut().unwrap();
         for name in ["uid", "creationTimestamp", "managedFields", "resourceVersion"] {

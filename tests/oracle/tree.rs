@@ -22,6 +22,9 @@ pub(crate) enum What {
     Dir,
     Link(String),
     File(Vec<u8>),
+    /// A socket or the like, in find's letter.
+    #[allow(dead_code)]
+    Other(char),
 }
 
 /// Path → what is there.
@@ -90,7 +93,7 @@ impl Tree {
                 What::File(bytes) => Some(bytes),
                 _ => None,
             },
-            What::Dir => None,
+            What::Dir | What::Other(_) => None,
         }
     }
 

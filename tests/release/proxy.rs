@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,6 +39,9 @@ pub struct Seen {
     pub ranges: AtomicU64,
     /// Bytes of bodies that were passed on.
     pub bytes: AtomicU64,
+    open: AtomicUsize,
+    /// The most bodies that were on their way at once.
+    pub most: AtomicUsize,
 }
 
 /// A proxy that runs until the process ends.
@@ -123,9 +126,18 @@ fn serve(client: &TcpStream, real: SocketAddr, seen: &Seen, fault: &dyn Fn(&Requ
         write!(client, "{line}\r\n")?;
     }
     write!(client, "\r\n")?;
+    let open = seen.open.fetch_add(1, Ordering::Relaxed) + 1;
+    seen.most.fetch_max(open, Ordering::Relaxed);
+    let passed = pass(client, server, seen, &fault);
+    seen.open.fetch_sub(1, Ordering::Relaxed);
+    passed
+}
+
+/// The body.
+fn pass(mut client: &TcpStream, mut server: BufReader<TcpStream>, seen: &Seen, fault: &Fault) -> std::io::Result<()> {
     let (mut passed, mut buffer) = (0_u64, vec![0; 16 << 10]);
     loop {
-        let limit = match &fault {
+        let limit = match fault {
             Fault::Cut(at) | Fault::Stall(at) => (at - passed).min(buffer.len() as u64) as usize,
             Fault::Slow(bytes) => (*bytes).min(buffer.len()),
             _ => buffer.len(),
@@ -141,7 +153,7 @@ fn serve(client: &TcpStream, real: SocketAddr, seen: &Seen, fault: &dyn Fn(&Requ
         if n == 0 {
             return Ok(());
         }
-        if let Fault::Flip(at) = &fault
+        if let Fault::Flip(at) = fault
             && (passed..passed + n as u64).contains(at)
         {
             buffer[(at - passed) as usize] ^= 1;

@@ -18,6 +18,7 @@ use super::nspawn::{self, Running};
 use super::store::{Disk, Store};
 use super::{cgroups, settings};
 use crate::ssh::keys;
+use crate::whole;
 
 /// How long a machine may take until its sshd answers.
 const BOOT: Duration = Duration::from_secs(60);
@@ -377,11 +378,8 @@ impl Machines {
 
     fn save(&self) -> anyhow::Result<()> {
         let path = self.state.join("machines.json");
-        let mut file = tempfile::NamedTempFile::new_in(&self.state)?;
-        std::io::Write::write_all(&mut file, &serde_json::to_vec_pretty(&self.record)?)?;
-        file.as_file().sync_all()?;
-        file.persist(&path).with_context(|| format!("writing {}", path.display()))?;
-        Ok(())
+        let text = serde_json::to_vec_pretty(&self.record)?;
+        whole::write(&path, &text, 0o600).with_context(|| format!("writing {}", path.display()))
     }
 }
 

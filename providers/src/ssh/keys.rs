@@ -1,13 +1,14 @@
 //! SSH keys made by kprov: Ed25519, for the operator's side and for hosts.
 
 use std::io::Read;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::Context;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::ssh_key::private::{Ed25519Keypair, KeypairData};
 use russh::keys::{PrivateKey, PublicKey};
+
+use crate::whole;
 
 /// A new key. `comment` is for people who read `authorized_keys`.
 ///
@@ -45,14 +46,7 @@ pub fn ensure(path: &Path, comment: &str) -> anyhow::Result<PrivateKey> {
 /// When it cannot be written.
 pub fn save(key: &PrivateKey, path: &Path) -> anyhow::Result<()> {
     let text = key.to_openssh(LineEnding::LF)?;
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let write = |mut file: std::fs::File| {
-        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-        std::io::Write::write_all(&mut file, text.as_bytes())?;
-        file.sync_all()
-    };
-    options.open(path).and_then(write).with_context(|| format!("writing {}", path.display()))
+    whole::write(path, text.as_bytes(), 0o600).with_context(|| format!("writing {}", path.display()))
 }
 
 /// A public key as one line of `authorized_keys`.

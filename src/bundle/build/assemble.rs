@@ -5,12 +5,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
-
 use super::layer::{Layer, Written};
-use super::recipe::{FLANNEL_IMAGE, Plan};
-use super::{BuildError, Result, Shop, golang};
-use crate::bundle::manifest::{Blob, Content, FORMAT, HostFile, Image, Manifest, sha256_hex};
+use super::recipe::{FLANNELD, Plan, flannel_image};
+use super::{BuildError, Result, Shop, golang, oci};
+use crate::bundle::manifest::{Blob, Content, FORMAT, HostFile, Image, Manifest};
 use crate::bundle::pack::{Packed, pack, tar_size};
 use crate::bundle::verify;
 
@@ -22,6 +20,9 @@ const PRIVATE: &str = "/usr/local/lib/kprov";
 
 /// The names by which the one Kubernetes binary is called in images.
 const COMPONENTS: [&str; 4] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy"];
+
+/// The plugins that the pod network itself needs: flannel's image brings them to nodes that have none.
+pub(crate) const PLUGINS: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
 
 /// Assembles and packs. True when the file was there already.
 ///
@@ -154,11 +155,9 @@ impl Bench<'_> {
         self.image(&name, &[&pause], &["/pause"], "65535:65535")?;
 
         let mut flannel = Layer::default();
-        flannel.file("usr/local/bin/flanneld", self.part("flannel", "flanneld")?, 0o755);
+        flannel.file(FLANNELD, self.part("flannel", "flanneld")?, 0o755);
         let flannel = self.layer(&flannel)?;
-        let (name, revision) = FLANNEL_IMAGE;
-        let name = format!("{name}:{}-{revision}", self.plan.version("flannel"));
-        self.image(&name, &[&base, &net, &cni, &flannel], &["/usr/local/bin/flanneld"], "")?;
+        self.image(&flannel_image(self.plan), &[&base, &net, &cni, &flannel], &[&format!("/{FLANNELD}")], "")?;
 
         self.machine(&kube, &cni, &net)
     }
@@ -198,7 +197,7 @@ impl Bench<'_> {
     /// The plugins that the pod network itself needs, where flannel's `install-cni` looks for them.
     fn cni(&self) -> Result<Layer> {
         let mut layer = Layer::default();
-        for plugin in ["bridge", "host-local", "loopback", "portmap"] {
+        for plugin in PLUGINS {
             layer.file(&format!("opt/cni/bin/{plugin}"), self.part("cni", plugin)?, 0o755);
         }
         Ok(layer)
@@ -213,7 +212,7 @@ impl Bench<'_> {
         }
         self.own("/usr/local/bin/runc", &self.part("runc", "runc")?)?;
         self.own("/usr/local/bin/crictl", &self.part("crictl", "crictl")?)?;
-        for plugin in ["bridge", "host-local", "loopback", "portmap"] {
+        for plugin in PLUGINS {
             self.member(&format!("/opt/cni/bin/{plugin}"), cni, &format!("opt/cni/bin/{plugin}"), 0o755, &[])?;
         }
         for plugin in ["bandwidth", "firewall"] {
@@ -269,58 +268,11 @@ impl Bench<'_> {
         Ok(blob.sha256)
     }
 
-    /// A document as a blob; gives its digest.
-    fn document(&mut self, value: &serde_json::Value) -> Result<(String, u64)> {
-        let text = value.to_string();
-        let hex = sha256_hex(text.as_bytes());
-        let path = self.blobs.join(&hex);
-        std::fs::write(&path, &text).map_err(BuildError::file("writing an image's document"))?;
-        let size = text.len() as u64;
-        self.sources.insert(hex.clone(), (path, size));
-        Ok((format!("sha256:{hex}"), size))
-    }
-
     fn image(&mut self, name: &str, layers: &[&Written], entrypoint: &[&str], user: &str) -> Result<()> {
-        let digest = |layer: &&Written| format!("sha256:{}", layer.blob.sha256);
-        let diff_ids: Vec<String> = layers.iter().map(digest).collect();
-        let mut run = json!({
-            "Entrypoint": entrypoint,
-            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-            "WorkingDir": "/",
-        });
-        if let (false, Some(run)) = (user.is_empty(), run.as_object_mut()) {
-            run.insert("User".into(), user.into());
-        }
-        let (config, config_size) = self.document(&json!({
-            "architecture": self.plan.arch,
-            "os": "linux",
-            "created": "1970-01-01T00:00:00Z",
-            "config": run,
-            "rootfs": {"type": "layers", "diff_ids": diff_ids},
-            "history": layers.iter().map(|_| json!({"created": "1970-01-01T00:00:00Z", "created_by": "kprov"}))
-                .collect::<Vec<_>>(),
-        }))?;
-        let described: Vec<_> = layers
-            .iter()
-            .map(|layer| {
-                json!({
-                    "mediaType": "application/vnd.oci.image.layer.v1.tar",
-                    "digest": digest(layer),
-                    "size": layer.blob.size,
-                })
-            })
-            .collect();
-        let (manifest, _) = self.document(&json!({
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": {
-                "mediaType": "application/vnd.oci.image.config.v1+json",
-                "digest": config,
-                "size": config_size,
-            },
-            "layers": described,
-        }))?;
-        self.images.push(Image { name: name.to_owned(), digest: manifest, config, layers: diff_ids });
+        let (blobs, arch) = (layers.iter().map(|layer| layer.blob.clone()).collect::<Vec<_>>(), &self.plan.arch);
+        let (image, documents) = oci::image(name, arch, &blobs, entrypoint, user, &self.blobs)?;
+        self.sources.extend(documents);
+        self.images.push(image);
         Ok(())
     }
 

@@ -88,6 +88,7 @@ chmod +x "$2"/bin/* "$2"/pkg/tool/*/*
 for dir in src src/cmd; do
 	if [ -e "$2/$dir/_go.mod" ]; then mv "$2/$dir/_go.mod" "$2/$dir/go.mod"; fi
 done
+sync
 mv "$2" "$3"
 "#;
         let mut command = Command::new("/bin/sh");

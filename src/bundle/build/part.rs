@@ -157,7 +157,7 @@ fn build(shop: &Shop<'_>, go: &Toolchain, part: &Part) -> Result<PathBuf> {
         return Err(BuildError::Lacks { part: part.name.into(), what: format!("the build ended without {file}") });
     }
     let dir = dir(shop, part);
-    match std::fs::rename(&out, &dir) {
+    match super::name(&out, &dir) {
         // Another build finished the same part meanwhile; it is as good.
         Err(_) if dir.is_dir() => Ok(dir),
         result => result.map(|()| dir.clone()).map_err(BuildError::file(format!("writing {}", dir.display()))),

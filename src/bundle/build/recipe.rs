@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{BuildError, Result};
+use crate::bundle::manifest::FLANNEL;
 
 /// The Kubernetes release that is built when none is named.
 pub const DEFAULT_KUBERNETES: &str = "v1.36.3";
@@ -52,8 +53,13 @@ pub const PARTS: [(&str, &str, &str); 8] = [
     ("runc", "github.com/opencontainers/runc", "v1.4.3"),
 ];
 
+/// The program in it.
+pub(crate) const FLANNELD: &str = "usr/local/bin/flanneld";
+
 /// The image of our flannel has a name and a revision of its own: it is not upstream's.
-pub(crate) const FLANNEL_IMAGE: (&str, &str) = ("kprov.io/flannel", "kprov1");
+pub(crate) fn flannel_image(plan: &Plan) -> String {
+    format!("{FLANNEL}:{}-kprov1", plan.version("flannel"))
+}
 
 /// One part to build.
 #[derive(Debug, Clone)]
@@ -116,6 +122,13 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// The same with one part alone.
+    pub(crate) fn only(&self, name: &str) -> Self {
+        let mut plan = self.clone();
+        plan.parts.retain(|part| part.name == name);
+        plan
+    }
+
     /// A part's version.
     pub(crate) fn version(&self, name: &str) -> &str {
         self.parts.iter().find(|p| p.name == name).map_or("", |p| p.version.as_str())

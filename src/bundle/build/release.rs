@@ -1,4 +1,5 @@
-//! A bundle of official releases: programs over HTTP, images from a registry, nothing compiled.
+//! A bundle of official releases: programs over HTTP, images from a registry. Only kprov's own flannel, which nobody
+//! publishes, is compiled, unless it is pulled from somewhere or not wanted.
 //!
 //! Reading order: [`hosts`] (what is where), [`lock`] (digests that are known beforehand), [`assemble`].
 
@@ -20,13 +21,13 @@ use reqwest::Url;
 use self::hosts::Source;
 use self::image::Pulled;
 use self::lock::Lock;
-use super::recipe;
-use super::{BuildError, Built, Options, Result, Shop};
+use super::recipe::{self, Plan};
+use super::{BuildError, Built, Options, Result, Running, Shop, part, tools};
 use crate::bundle::fetch::download::Wanted;
 use crate::bundle::fetch::net::Tell;
 use crate::bundle::fetch::registry::Registry;
 use crate::bundle::fetch::{FetchError, Net, Settings};
-use crate::bundle::manifest::hex_of;
+use crate::bundle::manifest::{FLANNEL, hex_of};
 
 pub use hosts::{FILES, IMAGES, mirror_of};
 
@@ -39,6 +40,8 @@ pub struct From {
     pub registry: Option<String>,
     /// Further images to bundle: the name, and where it is where that differs.
     pub images: Vec<(String, Option<String>)>,
+    /// With a pod network. Its image is compiled here, unless it is one of `images`.
+    pub flannel: bool,
     /// Digests that are known; what is not in it yet is added.
     pub lock: Option<PathBuf>,
     /// How things are fetched.
@@ -51,14 +54,24 @@ struct Fetched {
     path: PathBuf,
 }
 
-/// Builds a bundle of official releases.
+/// Builds a bundle of official releases. `running` ends what is compiled; what is fetched ends with the future.
 ///
 /// # Errors
-/// All that could not be fetched together; what was fetched stays in the cache.
-pub async fn build(options: Options, from: From, events: Events) -> Result<Built> {
+/// All that could not be fetched together; what was fetched stays in the cache. Before that: what compiling needs.
+pub async fn build(options: Options, from: From, events: Events, running: Running) -> Result<Built> {
     let begun = Instant::now();
     let plan = recipe::plan(&options.kubernetes, &options.arch, &options.parts)?;
     super::check_out(&options.out)?;
+    let pulled = from.images.iter().any(|(name, _)| name.rsplit_once(':').is_some_and(|(name, _)| name == FLANNEL));
+    if pulled && !from.flannel {
+        return Err(BuildError::Unknown(format!("{FLANNEL} is both named by --image and not wanted")));
+    }
+    let flannel = (from.flannel && !pulled).then(|| Flannel {
+        options: options.clone(),
+        plan: plan.only("flannel"),
+        events: events.clone(),
+        running: running.clone(),
+    });
     let mut lock = Lock::open(from.lock.as_deref())?;
     let told = events.clone();
     let tell: Tell = Arc::new(move |url, message| {
@@ -69,10 +82,22 @@ pub async fn build(options: Options, from: From, events: Events) -> Result<Built
     let sources = hosts::sources(&plan, from.mirror.as_deref())?;
     let names = image::names(&plan, &from)?;
 
+    let flannel = match flannel {
+        Some(flannel) => Some(blocking("looking for Go", move || flannel.check().map(|()| flannel)).await?),
+        None => None,
+    };
+
     let fetch = Fetch { net: &net, events: &events, lock: &lock, arch: &plan.arch };
-    let (files, images) = futures_util::future::join(
+    let compiling = async {
+        match flannel {
+            Some(flannel) => blocking("compiling flannel", move || flannel.compile()).await.map(Some),
+            None => Ok(None),
+        }
+    };
+    let (files, images, flanneld) = futures_util::future::join3(
         all(sources.iter().map(|source| fetch.file(source))),
         all(names.iter().map(|name| fetch.image(name))),
+        compiling,
     )
     .await;
     let (files, images) = match (files, images) {
@@ -88,17 +113,51 @@ pub async fn build(options: Options, from: From, events: Events) -> Result<Built
     lock.save()?;
 
     let files: Vec<Fetched> = files.into_iter().map(|(fetched, _)| fetched).collect();
-    let work = move || -> Result<Built> {
-        let running = super::Running::default();
+    let flanneld = flanneld?;
+    blocking("packing the bundle", move || {
         let shop = Shop::open(&options.cache, &options.arch, &events, &running)?;
         let (packed, kept) = shop.timed("pack", "packing the bundle", || {
-            assemble::bundle(&shop, &plan, &files, &images, &options.out, options.level)
+            assemble::bundle(&shop, &plan, &files, &images, flanneld.as_deref(), &options.out, options.level)
         })?;
         Ok(Built { packed, kept, cached: Vec::new(), built: Vec::new(), seconds: begun.elapsed().as_secs_f64() })
-    };
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| BuildError::file("packing the bundle")(std::io::Error::other(e)))?
+    })
+    .await
+}
+
+/// Work that holds a thread.
+async fn blocking<T: Send + 'static>(what: &str, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| BuildError::file(what)(std::io::Error::other(e)))?
+}
+
+/// kprov's flannel, compiled of its Go module as for a bundle built from source.
+struct Flannel {
+    options: Options,
+    plan: Plan,
+    events: Events,
+    running: Running,
+}
+
+impl Flannel {
+    fn shop(&self) -> Result<Shop<'_>> {
+        Shop::open(&self.options.cache, &self.options.arch, &self.events, &self.running)
+    }
+
+    /// What compiling it needs is said before anything is fetched.
+    fn check(&self) -> Result<()> {
+        let shop = self.shop()?;
+        if self.plan.parts.iter().all(|part| part::is_cached(&shop, part)) {
+            return Ok(());
+        }
+        tools::check(false, false, self.options.install_tools, &shop)
+    }
+
+    /// The program's file.
+    fn compile(&self) -> Result<PathBuf> {
+        let dirs = part::build_all(&self.shop()?, &self.plan)?.dirs;
+        let lacks = || BuildError::Lacks { part: "flannel".into(), what: "nothing was built".into() };
+        Ok(dirs.get("flannel").ok_or_else(lacks)?.join("flanneld"))
+    }
 }
 
 /// The last word of an address.

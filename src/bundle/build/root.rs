@@ -98,7 +98,7 @@ pub(crate) fn make(shop: &Shop<'_>) -> Result<()> {
             let dir = new.join(INSIDE.trim_start_matches('/')).join(dir);
             std::fs::create_dir_all(&dir).map_err(BuildError::file(format!("creating {}", dir.display())))?;
         }
-        std::fs::rename(&new, &root).map_err(BuildError::file(format!("renaming {}", new.display())))
+        super::name(&new, &root).map_err(BuildError::file(format!("renaming {}", new.display())))
     })
 }
 

@@ -15,7 +15,7 @@ use crate::cli::error::{Failure, Kind, Result};
 enum From {
     /// Go modules and Debian packages, compiled here.
     Source,
-    /// The projects' own programs and images, fetched and verified.
+    /// The projects' own programs and images, fetched and verified; flannel, which is kprov's own, compiled.
     Release,
 }
 
@@ -87,9 +87,6 @@ pub(super) fn run(args: Args, shell: &Shell) -> Result<u8> {
         level: args.level,
     };
     if args.from == From::Release {
-        if options.install_tools {
-            return Err(Failure::usage("--install-tools goes with --from source: nothing is compiled for a release"));
-        }
         return release::run(args.release, options, shell);
     }
     if let Some(flag) = args.release.given() {

@@ -15,7 +15,6 @@ use crate::bundle::Manifest;
 use crate::cluster::{Cluster, subnets};
 use crate::phases::certs::Settings;
 use crate::phases::rbac;
-use crate::phases::static_pod;
 
 /// Namespace.
 const NAMESPACE: &str = "kube-flannel";
@@ -24,7 +23,7 @@ const NAMESPACE: &str = "kube-flannel";
 pub(crate) fn objects(cluster: &Cluster, bundle: &Manifest) -> Result<Vec<Object>> {
     let api = Settings::of(cluster)?.api_url;
     let (host, port) = host_and_port(&api).with_context(|| format!("address of the API server {api}"))?;
-    let image = static_pod::image(bundle, "flannel", None, None)?;
+    let image = bundle.flannel().context("the bundle has no flannel")?.name.clone();
     let namespace = json!({
         "apiVersion": "v1",
         "kind": "Namespace",

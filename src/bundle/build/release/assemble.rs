@@ -5,10 +5,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::super::assemble::{pack_or_keep, plain_versions};
-use super::super::layer::Hashing;
-use super::super::recipe::Plan;
-use super::super::{BuildError, Result, Shop};
+use super::super::assemble::{PLUGINS, pack_or_keep, plain_versions};
+use super::super::layer::{Hashing, Layer, Written};
+use super::super::recipe::{FLANNELD, Plan, flannel_image};
+use super::super::{BuildError, Result, Shop, golang, oci};
 use super::Fetched;
 use super::hosts::Archive;
 use super::image::{self, Pulled};
@@ -18,7 +18,7 @@ use crate::bundle::pack::Packed;
 /// No program is longer, in bytes.
 const MAX_PROGRAM: u64 = 1 << 30;
 
-/// Assembles and packs. True when the file was there already.
+/// Assembles and packs. `flanneld`: kprov's flannel, where it was compiled. True when the file was there already.
 ///
 /// # Errors
 /// An archive or image that lacks something, or a file that cannot be read or written.
@@ -27,6 +27,7 @@ pub(crate) fn bundle(
     plan: &Plan,
     files: &[Fetched],
     images: &[Pulled],
+    flanneld: Option<&Path>,
     out: &Path,
     level: i32,
 ) -> Result<(Packed, bool)> {
@@ -42,8 +43,8 @@ pub(crate) fn bundle(
         images: Vec::new(),
         blobs: Vec::new(),
     };
-    // Nothing of Debian is in it, and flannel only where it was asked for.
-    manifest.parts.retain(|name, _| !matches!(name.as_str(), "debian" | "flannel"));
+    // Nothing of Debian is in it, and of a flannel that was pulled the version is not known.
+    manifest.parts.retain(|name, _| name != "debian" && (name != "flannel" || flanneld.is_some()));
     for fetched in files {
         for (path, blob) in bench.programs(fetched)? {
             manifest.files.push(HostFile { path, mode: 0o755, unless: Vec::new(), content: Content::Blob(blob) });
@@ -52,6 +53,12 @@ pub(crate) fn bundle(
     for pulled in images {
         manifest.images.push(bench.image(pulled, &plan.arch)?);
     }
+    if let Some(flanneld) = flanneld {
+        manifest.parts.insert("go".into(), golang::PINNED.into());
+        bench.flannel(plan, flanneld, &mut manifest)?;
+    }
+    let roles = manifest.roles();
+    bench.sources.retain(|hex, _| roles.contains_key(hex.as_str()));
     manifest.blobs = bench.sources.iter().map(|(hex, (_, size))| Blob { sha256: hex.clone(), size: *size }).collect();
     manifest.arrange();
     pack_or_keep(&manifest, &bench.sources, out, level)
@@ -129,5 +136,48 @@ impl Bench {
         let hex = sha256_hex(document.as_bytes());
         self.keep(document.as_bytes()).map_err(BuildError::file("writing an image's manifest"))?;
         Ok(Image { name: pulled.name.clone(), digest: format!("sha256:{hex}"), config: config_digest, layers: digests })
+    }
+
+    /// kprov's flannel: on top of kube-proxy's image, which has the iptables and nft that it calls, and with the plugins
+    /// that nodes of kubeadm's users may lack. The machine's own plugins are taken from that layer then.
+    fn flannel(&mut self, plan: &Plan, flanneld: &Path, manifest: &mut Manifest) -> Result<()> {
+        let lacks = |what: String| BuildError::Lacks { part: "flannel".into(), what };
+        let below = manifest.images.iter().find(|image| image.name.contains("/kube-proxy:"));
+        let below = below.ok_or_else(|| lacks("no image of kube-proxy to put it on".into()))?.layers.clone();
+        let mut layers = Vec::new();
+        for digest in &below {
+            let hex = hex_of(digest);
+            let (_, size) = self.sources.get(hex).ok_or_else(|| lacks(format!("no layer {digest}")))?;
+            layers.push(Blob { sha256: hex.to_owned(), size: *size });
+        }
+        let mut cni = Layer::default();
+        for plugin in PLUGINS {
+            let host = format!("/opt/cni/bin/{plugin}");
+            let file = manifest.files.iter().find(|file| file.path == host).and_then(HostFile::sha256);
+            let source = file.and_then(|hex| self.sources.get(hex));
+            let (path, _) = source.ok_or_else(|| lacks(format!("no plugin {plugin}")))?;
+            cni.file(host.trim_start_matches('/'), path, 0o755);
+        }
+        let cni = self.layer(&cni)?;
+        for file in &mut manifest.files {
+            let name = file.path.trim_start_matches('/').to_owned();
+            if let Some(Blob { sha256, size }) = cni.members.get(&name).cloned() {
+                file.content = Content::Member { layer: cni.blob.sha256.clone(), name, sha256, size };
+            }
+        }
+        let mut own = Layer::default();
+        own.file(FLANNELD, flanneld, 0o755);
+        layers.extend([cni.blob, self.layer(&own)?.blob]);
+        let (image, documents) =
+            oci::image(&flannel_image(plan), &plan.arch, &layers, &[&format!("/{FLANNELD}")], "", &self.dir)?;
+        self.sources.extend(documents);
+        manifest.images.push(image);
+        Ok(())
+    }
+
+    fn layer(&mut self, layer: &Layer) -> Result<Written> {
+        let written = layer.write(&self.dir)?;
+        self.sources.insert(written.blob.sha256.clone(), (written.path.clone(), written.blob.size));
+        Ok(written)
     }
 }

@@ -2,9 +2,9 @@
 //! is fetched, what is not is added.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use kprov_providers::whole;
 use serde::{Deserialize, Serialize};
 
 use super::super::{BuildError, Result};
@@ -91,16 +91,10 @@ impl Lock {
     /// A file that cannot be written.
     pub(crate) fn save(&self) -> Result<()> {
         let Some(path) = self.path.as_ref().filter(|_| self.changed) else { return Ok(()) };
-        let write = || -> std::io::Result<()> {
-            let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let mut temporary = tempfile::Builder::new().prefix(".kprov-lock-").tempfile_in(dir)?;
-            serde_json::to_writer_pretty(&mut temporary, &self.content)?;
-            temporary.write_all(b"\n")?;
-            use std::os::unix::fs::PermissionsExt as _;
-            temporary.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-            temporary.as_file().sync_all()?;
-            temporary.persist(path).map_err(|e| e.error)?;
-            std::fs::File::open(dir)?.sync_all()
+        let write = || {
+            let mut text = serde_json::to_vec_pretty(&self.content)?;
+            text.push(b'\n');
+            whole::write(path, &text, 0o644)
         };
         write().map_err(BuildError::file(format!("writing {}", path.display())))
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{failure as told, summary};
 use crate::bundle::build::release::{From, build};
-use crate::bundle::build::{BuildError, Options};
+use crate::bundle::build::{BuildError, Options, Running};
 use crate::bundle::fetch::credentials::Credentials;
 use crate::bundle::fetch::{FetchError, Settings};
 use crate::cli::Shell;
@@ -25,6 +25,10 @@ pub(super) struct ReleaseArgs {
     /// A further image to bundle, and where it is if not under its own name; may be given several times
     #[arg(long = "image", value_name = "NAME[=SOURCE]")]
     images: Vec<String>,
+    /// Without a pod network: `kprov init` then needs --cni. Else kprov's own flannel is compiled here, with Go, or pulled
+    /// if --image names it
+    #[arg(long)]
+    no_flannel: bool,
     /// Users and passwords of mirrors and registries, as docker's config.json, mode 0600 [default: docker's own]
     #[arg(long, value_name = "FILE")]
     registry_credentials: Option<PathBuf>,
@@ -49,6 +53,7 @@ impl ReleaseArgs {
             ("--mirror", self.mirror.is_some()),
             ("--registry", self.registry.is_some()),
             ("--image", !self.images.is_empty()),
+            ("--no-flannel", self.no_flannel),
             ("--registry-credentials", self.registry_credentials.is_some()),
             ("--ca", self.ca.is_some()),
             ("--lock", self.lock.is_some()),
@@ -58,6 +63,10 @@ impl ReleaseArgs {
         all.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
     }
 }
+
+/// Only flannel is compiled for a release.
+const WITHOUT_GO: &str = "or without Go: --image kprov.io/flannel:TAG=REGISTRY/PATH:TAG, where a registry of yours has it from \
+                          another bundle; or --no-flannel, and then kprov init --cni FILE";
 
 /// Docker's own file: `$DOCKER_CONFIG/config.json`, `~/.docker/config.json`.
 fn docker() -> Option<PathBuf> {
@@ -81,6 +90,7 @@ pub(super) fn run(args: ReleaseArgs, options: Options, shell: &Shell) -> Result<
         mirror: args.mirror,
         registry: args.registry,
         images: args.images.iter().map(image).collect(),
+        flannel: !args.no_flannel,
         lock: args.lock,
         settings: Settings {
             credentials,
@@ -92,13 +102,22 @@ pub(super) fn run(args: ReleaseArgs, options: Options, shell: &Shell) -> Result<
     };
     act(shell, move |work| async move {
         let out = options.out.clone();
-        let building = build(options, from, work.events);
+        let running = Running::default();
+        let building = build(options, from, work.events, running.clone());
         tokio::pin!(building);
         let built = tokio::select! {
-            built = &mut building => built.map_err(told)?,
+            built = &mut building => built,
             // What has come stays in the cache, and is gone on with.
-            () = work.stop.until_asked() => return Err(told(BuildError::Interrupted)),
+            () = work.stop.until_asked() => {
+                running.end();
+                Err(BuildError::Interrupted)
+            }
         };
+        let built = built.map_err(|error| {
+            let go = matches!(error, BuildError::Tools { .. });
+            let failure = told(error);
+            if go { failure.hint(WITHOUT_GO) } else { failure }
+        })?;
         Ok(End::said(summary(&out, &built))
             .field("file", out.display().to_string())
             .field("id", built.packed.id.clone())
