@@ -48,6 +48,12 @@ impl Plan {
         &self.steps
     }
 
+    /// The steps of a phase alone, with no needs outside of it.
+    #[must_use]
+    pub fn phase(&self, phase: &str) -> Plan {
+        Plan { steps: self.steps.iter().filter(|step| step.phase() == phase).cloned().collect() }
+    }
+
     /// The keys of all steps of a phase.
     pub fn keys_of(&self, phase: &str) -> Vec<Key> {
         self.steps.iter().filter(|s| s.phase() == phase).map(|s| s.key().clone()).collect()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kprov_providers::machine::this::ThisMachine;
-use kprov_providers::{Events, Machine, Status};
+use kprov_providers::{Events, Machine, Made, Status};
 use serde_json::Value;
 
 use super::act::{self, Act, End};
@@ -34,7 +34,9 @@ impl Node {
         let record = Journal::read(journal::DEFAULT).map_err(Failure::user)?;
         let ours = |path: &str| record.made_path(path);
         let answers = facts::Answers::ask(measure);
-        let facts = facts::gather(machine.as_ref(), answers, &ours, socket).await.map_err(Failure::user)?;
+        let mut facts = facts::gather(machine.as_ref(), answers, &ours, socket).await.map_err(Failure::user)?;
+        // What --fix turned off comes back at a boot, and the kubelet must start then too.
+        facts.swap |= record.made().any(|made| matches!(made, Made::Swap { .. }));
         Ok(Self { machine, record, facts })
     }
 }
@@ -58,7 +60,8 @@ pub(super) fn preflight(act: &Act, findings: Vec<Finding>, ignored: &[String]) -
 
 fn text(finding: &Finding) -> String {
     let mend = finding.hint.as_ref().map(|hint| format!("\n      mend with: {hint}")).unwrap_or_default();
-    format!("[{}] {}{mend}", finding.name, finding.message)
+    let fix = if finding.fixes.is_empty() { "" } else { "\n      or let kprov do it: --fix" };
+    format!("[{}] {}{mend}{fix}", finding.name, finding.message)
 }
 
 /// `1 problem`, `2 problems`.
@@ -94,7 +97,7 @@ pub(super) async fn dry_run(act: &Act, plan: &Plan, record: &Record, detailed: b
 }
 
 /// What is looked at is shown as one list at the end, not as events too; with `-o json` the events are the list.
-fn silent(act: &Act) -> Events {
+pub(super) fn silent(act: &Act) -> Events {
     if act.json { act.events.clone() } else { Events::channel().0 }
 }
 

@@ -18,6 +18,7 @@ mod image;
 mod interop;
 mod kills;
 mod kubectl;
+mod odd;
 mod qemu;
 mod remote;
 mod secrets;
@@ -40,6 +41,7 @@ const SCENARIOS: &[Scenario] = &[
     ("killed_and_run_again", kills::run),
     ("up_killed_and_run_again", kills::up),
     ("disk_full", disk::full),
+    ("odd_hosts", odd::run),
 ];
 
 /// Too long for every run: only when asked for by name.
