@@ -48,10 +48,10 @@ impl Plan {
         &self.steps
     }
 
-    /// The steps of a phase alone, with no needs outside of it.
+    /// The steps of these phases alone, which need none of the others.
     #[must_use]
-    pub fn phase(&self, phase: &str) -> Plan {
-        Plan { steps: self.steps.iter().filter(|step| step.phase() == phase).cloned().collect() }
+    pub fn phases(&self, phases: &[&str]) -> Plan {
+        Plan { steps: self.steps.iter().filter(|step| phases.contains(&step.phase())).cloned().collect() }
     }
 
     /// The keys of all steps of a phase.

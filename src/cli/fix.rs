@@ -59,7 +59,7 @@ impl Fixes {
         if self.plan.steps().is_empty() {
             return Ok(());
         }
-        let all = self.before(&plan.phase(host::PHASE));
+        let all = self.before(&plan.phases(&[host::PHASE]));
         let changes =
             engine::preview(&all, record.all_outputs(), &node::silent(act)).await.map_err(Failure::internal)?;
         let list: Vec<String> = changes.iter().filter(|change| change.changes()).map(|c| c.describe.clone()).collect();

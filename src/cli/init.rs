@@ -13,7 +13,7 @@ use super::fix::Fixes;
 use super::node::{self, Node};
 use crate::cluster::flags::{CniChoice, InitFlags, WaitFor};
 use crate::cluster::{self, Cluster, Problems};
-use crate::phases;
+use crate::phases::{self, certs, host, kubeconfig};
 use crate::preflight::{self, Look};
 use crate::ready::{self, Scope};
 use crate::token;
@@ -79,6 +79,8 @@ async fn init(args: Args, act: Act) -> Result<End> {
         .for_each(|n| act.events.note(n));
 
     let plan = phases::init(&cluster, facts, &bundle, &machine).map_err(Failure::internal)?;
+    let keys = plan.phases(&[host::PHASE, certs::PHASE, kubeconfig::PHASE]);
+    node::nothing_in_the_way(&keys, &look.record).await?;
     if cluster.init.dry_run == Some(true) {
         return node::dry_run(&act, &fixes.before(&plan), &look.record, args.detailed_exitcode).await;
     }

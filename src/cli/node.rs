@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kprov_providers::machine::this::ThisMachine;
-use kprov_providers::{Events, Machine, Made, Status};
+use kprov_providers::{Events, Key, Machine, Made, Status};
 use serde_json::Value;
 
 use super::act::{self, Act, End};
@@ -112,6 +112,29 @@ fn line(change: &Change) -> String {
         how.lines().for_each(|line| text.push_str(&format!("    {line}\n")));
     }
     text
+}
+
+/// What of another's is in the way of these steps, told before anything is done. Of steps that need one another the
+/// first tells it for all.
+///
+/// # Errors
+/// [`Kind::User`] with all of it.
+pub(super) async fn nothing_in_the_way(plan: &Plan, record: &Record) -> Result {
+    let changes = engine::preview(plan, record.all_outputs(), &Events::channel().0).await.map_err(Failure::internal)?;
+    let mut stopped: Vec<&Key> = Vec::new();
+    let mut told = Vec::new();
+    for (step, change) in plan.steps().iter().zip(&changes) {
+        let Some(why) = blocked(change) else { continue };
+        if !step.needs().iter().any(|need| stopped.contains(&need)) {
+            told.push(why);
+        }
+        stopped.push(step.key());
+    }
+    if told.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::user(anyhow::anyhow!("{}", told.join("\n")))
+        .hint("if another cluster left it: mv /etc/kubernetes /etc/kubernetes.old"))
 }
 
 fn blocked(change: &Change) -> Option<String> {

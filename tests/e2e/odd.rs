@@ -72,7 +72,8 @@ const ODD: &[Odd] = &[
         says: "[ReadOnly--usr] the file system at /usr is read-only",
         mend: "mount -o remount,rw /usr",
         stops: true,
-        undo: "umount /usr",
+        // Programs that were started meanwhile hold it.
+        undo: "umount -l /usr",
     },
     Odd {
         name: "a port that is taken",
@@ -123,6 +124,15 @@ const ODD: &[Odd] = &[
         undo: "rm -rf /etc/kubernetes /var/lib/etcd /var/lib/kubelet",
     },
     Odd {
+        name: "keys of an older cluster",
+        make: "mkdir -p /etc/kubernetes/pki; echo '-----BEGIN' >/etc/kubernetes/pki/ca.crt",
+        flags: "",
+        says: "write /etc/kubernetes/pki/ca.crt and its key: ",
+        mend: "mv /etc/kubernetes /etc/kubernetes.old",
+        stops: true,
+        undo: "rm -r /etc/kubernetes.old",
+    },
+    Odd {
         name: "swap of the host",
         make: "printf 'Filename Type Size Used Priority\\n/dev/none partition 1 0 -2\\n' >/root/swaps
             mount --bind /root/swaps /proc/swaps",
@@ -169,12 +179,14 @@ fn trial(machine: &Remote, odd: &Odd, address: &str) -> anyhow::Result<()> {
     let found = said(machine, &flags, i32::from(odd.stops))?;
     ensure!(found.matches(&says).count() == 1, "{says:?} is not said once:\n{found}");
     let mut after = found.split(&says).nth(1).unwrap_or_default().lines().map(str::trim);
-    let mend = after.find_map(|line| ["mend with: ", "hint: "].iter().find_map(|word| line.strip_prefix(word)));
+    let mend =
+        after.find_map(|line| ["mend with: ", "= hint: ", "hint: "].iter().find_map(|word| line.strip_prefix(word)));
     let mend = mend.with_context(|| format!("nothing mends it:\n{found}"))?;
     if !odd.mend.is_empty() {
         ensure!(mend.contains(odd.mend), "it says that {mend:?} mends it, and not {:?}", odd.mend);
         // Words before a command say when it is the right one.
-        machine.run(mend.strip_prefix("if that is the wrong one: ").unwrap_or(mend))?;
+        let command = mend.strip_prefix("if ").and_then(|words| Some(words.split_once(": ")?.1)).unwrap_or(mend);
+        machine.run(command)?;
         let again = said(machine, &flags, 0)?;
         ensure!(!again.contains(&says), "{mend:?} mends nothing:\n{again}");
     }

@@ -136,7 +136,7 @@ async fn swap(machine: &dyn Machine, device: &str, priority: i32) -> anyhow::Res
     }
     let mut command = Command::new("swapon", Vec::<String>::new());
     if priority >= 0 {
-        command.args = vec!["--priority".to_owned(), priority.to_string()];
+        command.args = vec!["-p".to_owned(), priority.to_string()];
     }
     command.args.push(device.to_owned());
     let exit = machine.run(command).await?;
