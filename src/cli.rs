@@ -9,6 +9,7 @@ mod act;
 mod bundle;
 mod clusters;
 mod completion;
+mod fix;
 mod image;
 mod init;
 mod join;

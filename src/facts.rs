@@ -73,7 +73,7 @@ pub struct Facts {
     pub missing_capabilities: Vec<String>,
     /// AppArmor is enabled in the kernel.
     pub apparmor: bool,
-    /// Any swap is on.
+    /// Any swap is on, or comes back at a boot because kprov only turned it off.
     pub swap: bool,
     /// `nft` works on this machine's kernel.
     pub nftables: bool,

@@ -6,6 +6,7 @@ pub mod bundle;
 pub mod certs;
 pub mod control_plane;
 pub mod etcd;
+pub mod fix;
 pub mod host;
 pub(crate) mod images;
 pub mod join;

@@ -48,6 +48,12 @@ impl Plan {
         &self.steps
     }
 
+    /// The steps of these phases alone, which need none of the others.
+    #[must_use]
+    pub fn phases(&self, phases: &[&str]) -> Plan {
+        Plan { steps: self.steps.iter().filter(|step| phases.contains(&step.phase())).cloned().collect() }
+    }
+
     /// The keys of all steps of a phase.
     pub fn keys_of(&self, phase: &str) -> Vec<Key> {
         self.steps.iter().filter(|s| s.phase() == phase).map(|s| s.key().clone()).collect()

@@ -8,14 +8,19 @@ mod files;
 mod host;
 mod images;
 mod kernel;
+mod leftovers;
 mod network;
+mod places;
 mod ports;
+mod routes;
 mod runtime;
+mod swap;
 mod tokens;
 
 use std::time::SystemTime;
 
 use kprov_providers::Machine;
+use kprov_providers::machine::Swap;
 
 use crate::bundle::Manifest;
 use crate::cluster::kubeadm::NodeRegistration;
@@ -33,6 +38,20 @@ pub enum Severity {
     Warning,
 }
 
+/// A change that `--fix` makes before anything else; each is safe, and taken back by a reset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fix {
+    /// Turn a swap area off.
+    SwapOff {
+        /// Which.
+        swap: Swap,
+        /// The command after which it stays off at a boot, where it is known what turns it on.
+        keep: Option<String>,
+    },
+    /// Move a file of `/etc/cni/net.d` away.
+    MoveAway(String),
+}
+
 /// One thing that a check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -44,12 +63,14 @@ pub struct Finding {
     pub message: String,
     /// The command that mends it, to be pasted.
     pub hint: Option<String>,
+    /// What `--fix` would do about it; empty where it can do nothing.
+    pub fixes: Vec<Fix>,
 }
 
 impl Finding {
     /// Something that would fail later.
     pub fn error(name: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { name: name.into(), severity: Severity::Error, message: message.into(), hint: None }
+        Self { name: name.into(), severity: Severity::Error, message: message.into(), hint: None, fixes: Vec::new() }
     }
 
     /// Something that stops nothing.
@@ -61,6 +82,13 @@ impl Finding {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same, with what `--fix` does about it.
+    #[must_use]
+    pub fn fixed_by(mut self, fixes: impl IntoIterator<Item = Fix>) -> Self {
+        self.fixes.extend(fixes);
         self
     }
 }
@@ -89,6 +117,7 @@ pub async fn init(look: &Look<'_>, cluster: &Cluster) -> anyhow::Result<Vec<Find
     found.extend(files::control_plane(look, cluster)?);
     found.extend(ports::control_plane(look, cluster)?);
     found.extend(network::cluster(look, cluster)?);
+    found.extend(routes::control_plane(look, cluster)?);
     found.extend(kernel::pod_network(look, cluster)?);
     found.extend(images::cluster(look, cluster).await?);
     found.extend(etcd::external(look, cluster).await?);
@@ -103,6 +132,10 @@ pub async fn init(look: &Look<'_>, cluster: &Cluster) -> anyhow::Result<Vec<Find
 pub async fn join(look: &Look<'_>, joining: &Joining) -> anyhow::Result<Vec<Finding>> {
     let node = joining.join.node_registration.clone().unwrap_or_default();
     let mut found = common(look, &Some(node)).await?;
+    found.extend(network::resolvers(look, None));
+    found.extend(network::other_cni(look, Severity::Warning)?);
+    found.extend(leftovers::links(look, Severity::Warning)?);
+    found.extend(routes::worker(look)?);
     found.extend(files::worker(look, joining)?);
     found.extend(ports::worker(look)?);
     found.extend(network::endpoint(look, joining));
@@ -120,8 +153,11 @@ async fn common(look: &Look<'_>, node: &Option<NodeRegistration>) -> anyhow::Res
     found.extend(host::all(look).await?);
     let name = node.as_ref().and_then(|n| n.name.as_deref()).unwrap_or(&look.facts.hostname);
     found.extend(host::node_name(look, name).await?);
+    found.extend(swap::all(look)?);
     found.extend(kernel::all(look)?);
-    found.extend(network::all(look)?);
+    found.extend(network::all(look));
+    found.extend(leftovers::k3s(look)?);
+    found.extend(places::all(look)?);
     found.extend(files::bundle(look)?);
     found.extend(runtime::all(look, node.as_ref().and_then(|n| n.cri_socket.as_deref())).await?);
     Ok(found)
@@ -129,15 +165,22 @@ async fn common(look: &Look<'_>, node: &Option<NodeRegistration>) -> anyhow::Res
 
 /// Turns errors whose check is named (in any case, or `all`) into warnings.
 pub fn ignore(findings: Vec<Finding>, names: &[String]) -> Vec<Finding> {
-    let ignored =
-        |name: &str| names.iter().any(|n| n.eq_ignore_ascii_case("all") || n.trim().eq_ignore_ascii_case(name));
     findings
         .into_iter()
-        .map(|finding| match ignored(&finding.name) {
+        .map(|finding| match is_named(&finding.name, names) {
             true => Finding { severity: Severity::Warning, ..finding },
             false => finding,
         })
         .collect()
+}
+
+fn is_named(check: &str, names: &[String]) -> bool {
+    names.iter().any(|name| name.eq_ignore_ascii_case("all") || name.trim().eq_ignore_ascii_case(check))
+}
+
+/// Parts the findings into those that `--fix` mends and the others, to which those belong that were ignored by name.
+pub fn fixable(findings: Vec<Finding>, names: &[String]) -> (Vec<Finding>, Vec<Finding>) {
+    findings.into_iter().partition(|finding| !finding.fixes.is_empty() && !is_named(&finding.name, names))
 }
 
 /// The errors among the findings.

@@ -219,3 +219,31 @@ pub fn links(machine: &dyn Machine) -> anyhow::Result<Vec<String>> {
     let table = String::from_utf8_lossy(&table);
     Ok(table.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect())
 }
+
+/// A swap area that is in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Swap {
+    /// Its device or file.
+    pub device: String,
+    /// Its priority; below 0 where the kernel chose it.
+    pub priority: i32,
+}
+
+/// All swap areas in use. In a container these are the host's.
+///
+/// # Errors
+/// When the machine cannot be looked at.
+pub fn swaps(machine: &dyn Machine) -> anyhow::Result<Vec<Swap>> {
+    let table = machine.read("/proc/swaps")?.unwrap_or_default();
+    let table = String::from_utf8_lossy(&table);
+    Ok(table
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            // The kernel writes blanks in a path in octal.
+            let device = words.next()?.replace("\\040", " ").replace("\\011", "\t");
+            Some(Swap { device, priority: words.nth(3)?.parse().ok()? })
+        })
+        .collect())
+}

@@ -59,6 +59,20 @@ pub enum Made {
         /// Path of containerd's socket.
         address: String,
     },
+    /// A file that was moved away: moved back.
+    Moved {
+        /// Where it was.
+        from: String,
+        /// Where it is now.
+        to: String,
+    },
+    /// A swap area that was turned off: turned on again.
+    Swap {
+        /// Its device or file.
+        device: String,
+        /// The priority it had; below 0 where the kernel chose it.
+        priority: i32,
+    },
     /// Something with nothing to take back on this machine (an API object, a wait).
     Nothing,
 }
@@ -74,6 +88,8 @@ impl fmt::Display for Made {
             Self::Pods => f.write_str("pods and containers"),
             Self::Link { name } => write!(f, "network link {name}"),
             Self::Image { name, .. } => write!(f, "image {name}"),
+            Self::Moved { from, to } => write!(f, "move of {from} to {to}"),
+            Self::Swap { device, .. } => write!(f, "end of swap on {device}"),
             Self::Nothing => f.write_str("nothing"),
         }
     }

@@ -9,10 +9,11 @@ use super::Shell;
 use super::act::{self, Act, End};
 use super::bundle::search::BundleArgs;
 use super::error::{Failure, Kind, Result};
+use super::fix::Fixes;
 use super::node::{self, Node};
 use crate::cluster::flags::{CniChoice, InitFlags, WaitFor};
 use crate::cluster::{self, Cluster, Problems};
-use crate::phases;
+use crate::phases::{self, certs, host, kubeconfig};
 use crate::preflight::{self, Look};
 use crate::ready::{self, Scope};
 use crate::token;
@@ -25,6 +26,7 @@ pub(super) const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
 #[command(after_help = "Examples:
   kprov init
   kprov init --single-node --wait pods
+  kprov init --fix
   kprov init --control-plane-endpoint api.example.org --pod-network-cidr 10.32.0.0/16
   kprov init --config cluster.yaml --dry-run")]
 pub(super) struct Args {
@@ -74,26 +76,33 @@ async fn init(args: Args, act: Act) -> Result<End> {
     let (facts, now) = (&look.facts, SystemTime::now());
     let scene = Look { machine: machine.as_ref(), facts, ours: &ours, bundle: node::manifest(&found), now };
     let findings = preflight::init(&scene, &cluster).await.map_err(Failure::user)?;
-    let bundle = node::preflight(&act, findings, &ignored(&cluster), found)?;
+    let ignored = ignored(&cluster);
+    let (fixes, findings) = Fixes::of(findings, &ignored, &flags.node, &machine);
+    let bundle = node::preflight(&act, findings, &ignored, found)?;
     crate::facts::fit::detected(facts)
         .into_iter()
         .chain(cluster.notes.iter().cloned())
         .for_each(|n| act.events.note(n));
 
     let plan = phases::init(&cluster, facts, &bundle, &machine).map_err(Failure::internal)?;
+    let keys = plan.phases(&[host::PHASE, certs::PHASE, kubeconfig::PHASE]);
+    node::nothing_in_the_way(&keys, &look.record).await?;
     if cluster.init.dry_run == Some(true) {
-        return node::dry_run(&act, &plan, &look.record, args.detailed_exitcode).await;
+        return node::dry_run(&act, &fixes.before(&plan), &look.record, args.detailed_exitcode).await;
     }
+    fixes.consent(&plan, &look.record, &act).await?;
     let journal = node::journal()?;
     let record = journal.record();
     if record.finished("join") {
         return Err(Failure::user(anyhow::anyhow!("this machine has joined a cluster as a worker")).hint("kprov reset"));
     }
+    let again = "kprov init with the same flags";
+    let fixed = fixes.run(&act, &journal, again).await?;
     let finished = record.finished("init");
     if finished {
         node::still_as_wanted(&act, "init", &plan, &record, |_| false).await?;
     } else {
-        node::run(&act, "init", &plan, &journal, "kprov init with the same flags").await?;
+        node::run(&act, "init", &plan, &journal, again).await?;
     }
     let name = cluster.init.node_registration.as_ref().and_then(|node| node.name.clone()).unwrap_or_default();
     match flags.node.wait.unwrap_or(WaitFor::Api) {
@@ -102,7 +111,7 @@ async fn init(args: Args, act: Act) -> Result<End> {
         WaitFor::Pods => wait(&act, &machine, Scope::all([name.clone()].into())).await?,
     }
     let join = if flags.skip_token_print { None } else { join_line(&machine).await? };
-    Ok(end(&name, join, finished))
+    Ok(end(&name, join, finished, fixed))
 }
 
 async fn wait(act: &Act, machine: &std::sync::Arc<dyn kprov_providers::Machine>, scope: Scope) -> Result {
@@ -119,11 +128,11 @@ async fn join_line(machine: &std::sync::Arc<dyn kprov_providers::Machine>) -> Re
     })
 }
 
-fn end(name: &str, join: Option<String>, finished: bool) -> End {
-    let mut text = String::from(if finished {
-        "nothing to do: this machine is a finished control plane\n"
-    } else {
-        "\nYour Kubernetes control-plane has initialized successfully!\n"
+fn end(name: &str, join: Option<String>, finished: bool, fixed: bool) -> End {
+    let mut text = String::from(match (finished, fixed) {
+        (true, false) => "nothing to do: this machine is a finished control plane\n",
+        (true, true) => "nothing else to do: this machine is a finished control plane\n",
+        (false, _) => "\nYour Kubernetes control-plane has initialized successfully!\n",
     });
     text.push_str(&format!("\nTo use the cluster:\n\n  export KUBECONFIG={ADMIN_CONF}\n  kubectl get nodes\n"));
     text.push_str("\nTo add a worker, bring kprov and the bundle onto it and run there as root:\n\n");
@@ -131,7 +140,7 @@ fn end(name: &str, join: Option<String>, finished: bool) -> End {
         Some(line) => format!("  {line}\n"),
         None => "  the line that this prints: kprov token create --print-join-command\n".to_owned(),
     });
-    let end = End::said(text).field("kubeconfig", ADMIN_CONF).field("node", name).field("changed", !finished);
+    let end = End::said(text).field("kubeconfig", ADMIN_CONF).field("node", name).field("changed", fixed || !finished);
     match join {
         Some(line) => end.field("join", line),
         None => end,

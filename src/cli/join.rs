@@ -10,6 +10,7 @@ use super::Shell;
 use super::act::{self, Act, End};
 use super::bundle::search::BundleArgs;
 use super::error::{Failure, Kind, Result};
+use super::fix::Fixes;
 use super::init::{problems, read_config};
 use super::node::{self, Node};
 use crate::cluster::flags::{JoinFlags, WaitFor};
@@ -59,7 +60,9 @@ async fn join(args: Args, act: Act) -> Result<End> {
     let now = SystemTime::now();
     let scene = Look { machine: machine.as_ref(), facts, ours: &ours, bundle: node::manifest(&found), now };
     let findings = preflight::join(&scene, &joining).await.map_err(Failure::user)?;
-    let bundle = node::preflight(&act, findings, &ignored(&joining), found)?;
+    let ignored = ignored(&joining);
+    let (fixes, findings) = Fixes::of(findings, &ignored, &flags.node, &machine);
+    let bundle = node::preflight(&act, findings, &ignored, found)?;
     crate::facts::fit::detected(facts).into_iter().for_each(|note| act.events.note(note));
 
     let met = meet(&act, &joining, &bundle.manifest.kubernetes, &machine).await?;
@@ -67,17 +70,20 @@ async fn join(args: Args, act: Act) -> Result<End> {
     notes.into_iter().for_each(|note| act.events.note(format!("on this node alone: {note}")));
     let plan = phases::join(&joining, facts, &bundle, &met, &machine).map_err(Failure::internal)?;
     if joining.join.dry_run == Some(true) {
-        return node::dry_run(&act, &plan, &look.record, args.detailed_exitcode).await;
+        return node::dry_run(&act, &fixes.before(&plan), &look.record, args.detailed_exitcode).await;
     }
+    fixes.consent(&plan, &look.record, &act).await?;
     let journal = node::journal()?;
     let record = journal.record();
+    let again = "kprov join with the same flags";
+    let fixed = fixes.run(&act, &journal, again).await?;
     let finished = record.finished("join");
     if finished {
         // The cluster's kubelet-config is the cluster's to change; who carries it to the nodes is not `join`.
         let theirs = |change: &Change| change.key.as_str() == phases::kubelet::CONFIG_KEY;
         node::still_as_wanted(&act, "join", &plan, &record, theirs).await?;
     } else {
-        node::run(&act, "join", &plan, &journal, "kprov join with the same flags").await?;
+        node::run(&act, "join", &plan, &journal, again).await?;
     }
     let name = joining.join.node_registration.as_ref().and_then(|node| node.name.clone()).unwrap_or_default();
     if let Some(pods) = flags.node.wait.filter(|wait| *wait != WaitFor::Api).map(|wait| wait == WaitFor::Pods) {
@@ -86,7 +92,7 @@ async fn join(args: Args, act: Act) -> Result<End> {
             .await
             .map_err(Failure::remote)?;
     }
-    Ok(end(&name, &met, finished))
+    Ok(end(&name, &met, finished, fixed))
 }
 
 /// Finds the cluster. Ctrl-C ends it at once: nothing has been changed yet.
@@ -108,16 +114,17 @@ async fn meet(act: &Act, joining: &Joining, kubelet: &str, machine: &Arc<dyn Mac
     })
 }
 
-fn end(name: &str, met: &Met, finished: bool) -> End {
+fn end(name: &str, met: &Met, finished: bool, fixed: bool) -> End {
     let text = if finished {
-        format!("nothing to do: this machine is node {name} of the cluster already\n")
+        let else_ = if fixed { " else" } else { "" };
+        format!("nothing{else_} to do: this machine is node {name} of the cluster already\n")
     } else {
         format!(
             "\nThis node has joined the cluster {} as {name}.\n\nOn a control plane, see it with: kubectl get nodes\n",
             met.place.server
         )
     };
-    End::said(text).field("node", name).field("server", met.place.server.as_str()).field("changed", !finished)
+    End::said(text).field("node", name).field("server", met.place.server.as_str()).field("changed", fixed || !finished)
 }
 
 fn ignored(joining: &Joining) -> Vec<String> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kprov_providers::machine::this::ThisMachine;
-use kprov_providers::{Events, Machine, Status};
+use kprov_providers::{Events, Key, Machine, Made, Status};
 use serde_json::Value;
 
 use super::act::{self, Act, End};
@@ -40,7 +40,9 @@ impl Node {
         let record = Journal::read(journal::DEFAULT).map_err(Failure::user)?;
         let ours = |path: &str| record.made_path(path);
         let answers = facts::Answers::ask(measure);
-        let facts = facts::gather(machine.as_ref(), answers, &ours, socket).await.map_err(Failure::user)?;
+        let mut facts = facts::gather(machine.as_ref(), answers, &ours, socket).await.map_err(Failure::user)?;
+        // What --fix turned off comes back at a boot, and the kubelet must start then too.
+        facts.swap |= record.made().any(|made| matches!(made, Made::Swap { .. }));
         Ok(Self { machine, record, facts })
     }
 }
@@ -85,7 +87,8 @@ pub(super) fn preflight(act: &Act, findings: Vec<Finding>, ignored: &[String], f
 
 fn text(finding: &Finding) -> String {
     let mend = finding.hint.as_ref().map(|hint| format!("\n      mend with: {hint}")).unwrap_or_default();
-    format!("[{}] {}{mend}", finding.name, finding.message)
+    let fix = if finding.fixes.is_empty() { "" } else { "\n      or let kprov do it: --fix" };
+    format!("[{}] {}{mend}{fix}", finding.name, finding.message)
 }
 
 /// `1 problem`, `2 problems`.
@@ -122,7 +125,7 @@ pub(super) async fn dry_run(act: &Act, plan: &Plan, record: &Record, detailed: b
 }
 
 /// What is looked at is shown as one list at the end, not as events too; with `-o json` the events are the list.
-fn silent(act: &Act) -> Events {
+pub(super) fn silent(act: &Act) -> Events {
     if act.json { act.events.clone() } else { Events::channel().0 }
 }
 
@@ -137,6 +140,31 @@ fn line(change: &Change) -> String {
         how.lines().for_each(|line| text.push_str(&format!("    {line}\n")));
     }
     text
+}
+
+/// What of another's is in the way of these steps, told before anything is done. Of steps that need one another the
+/// first tells it for all.
+///
+/// # Errors
+/// [`Kind::User`] with all of it.
+pub(super) async fn nothing_in_the_way(plan: &Plan, record: &Record) -> Result {
+    let changes = engine::preview(plan, record.all_outputs(), &Events::channel().0).await.map_err(Failure::internal)?;
+    let mut stopped: Vec<&Key> = Vec::new();
+    let mut told = Vec::new();
+    let mut kind = Kind::User;
+    for (step, change) in plan.steps().iter().zip(&changes) {
+        let Some((whose, why)) = blocked(change) else { continue };
+        if !step.needs().iter().any(|need| stopped.contains(&need)) {
+            told.push(why);
+            kind = kind.max(whose);
+        }
+        stopped.push(step.key());
+    }
+    if told.is_empty() {
+        return Ok(());
+    }
+    Err(Failure { kind, error: anyhow::anyhow!("{}", told.join("\n")), hints: Vec::new() }
+        .hint("if another cluster left it: mv /etc/kubernetes /etc/kubernetes.old"))
 }
 
 /// Why a step cannot be made, and whose that is to mend.

@@ -206,7 +206,9 @@ fn advertise(field: &mut Option<String>, services: Option<&str>, facts: &Facts, 
                 Doc::Init,
                 "localAPIEndpoint.advertiseAddress",
                 "this machine has no default route, so it is not known at which address others reach it",
-                format!("--apiserver-advertise-address {example}"),
+                format!(
+                    "ip route add default dev LINK, which flannel needs too; or --apiserver-advertise-address {example}"
+                ),
             );
         }
     }

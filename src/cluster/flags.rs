@@ -87,6 +87,15 @@ pub struct NodeFlags {
     #[arg(long, value_name = "FILE", help_heading = "kprov's own")]
     pub bundle_key: Option<PathBuf>,
 
+    /// Mend first what is safe to mend of what preflight finds: turn swap off, move stale CNI configurations away. It is
+    /// listed and asked for; kprov reset takes it back
+    #[arg(long, help_heading = "kprov's own")]
+    pub fix: bool,
+
+    /// With --fix: mend without asking
+    #[arg(short, long, requires = "fix", help_heading = "kprov's own")]
+    pub yes: bool,
+
     /// When to return [default: api; for join, the Node is registered and its kubelet has its certificate]
     #[arg(long, value_enum, value_name = "WHAT", help_heading = "kprov's own")]
     pub wait: Option<WaitFor>,

@@ -50,6 +50,13 @@ fn node_registration(doc: Doc, node: &NodeRegistration, input: &mut Input) {
     } else if let Err(why) = names::subdomain(name) {
         let message = format!("{name:?} cannot be a node's name: it {why}");
         input.bad(doc, &at("name"), message, "another one: --node-name NAME");
+    } else if !names::label_value(name) {
+        // Longer names are well-formed, but no kubelet can register under one.
+        let message = format!(
+            "{name:?} cannot be a node's name: it has {} characters, and its label kubernetes.io/hostname takes 63",
+            name.len()
+        );
+        input.bad(doc, &at("name"), message, "a shorter one: --node-name NAME");
     }
     if let Some(socket) = &node.cri_socket {
         self::socket(doc, &at("criSocket"), socket, input);

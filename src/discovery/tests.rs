@@ -220,6 +220,44 @@ async fn a_clock_that_is_off_is_named() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_ahead_is_named() {
+    // The cluster lived twenty years ago: to this machine its CA has expired.
+    let there = OffsetDateTime::now_utc() - time::Duration::days(7300);
+    let pki = Pki::at(there);
+    let info = cluster_info(&pki, Some(&token()));
+    let server = Server::start(&pki, move |_| (200, info.clone())).await;
+    server.clock(there);
+    let why = ask(&request(&server, &pki)).await.0.unwrap_err();
+    assert!(why.to_string().contains("because this machine's clock is 175200h0m0s ahead of the API server's"), "{why}");
+    assert_eq!(why.hints(), ["set the clock, for instance: timedatectl set-ntp true"]);
+
+    // Where nothing is out of its time, it is only said.
+    let pki = Pki::new();
+    let info = cluster_info(&pki, Some(&token()));
+    let server = Server::start(&pki, move |_| (200, info.clone())).await;
+    server.clock(OffsetDateTime::now_utc() - time::Duration::minutes(10));
+    let (result, said, _) = ask(&request(&server, &pki)).await;
+    result.unwrap();
+    assert_eq!(said, ["this machine's clock is 10m0s ahead of the API server's: certificates may be refused"]);
+}
+
+#[tokio::test]
+async fn an_endpoint_with_ipv6_alone() {
+    let pki = Pki::new();
+    let info = cluster_info(&pki, Some(&token()));
+    let server = Server::start_v6(&pki, move |_| (200, info.clone())).await;
+    let mut request = request(&server, &pki);
+    request.endpoint = request.endpoint.replace("127.0.0.1", "[::1]");
+    ask(&request).await.0.unwrap();
+    // Documentation's addresses lead nowhere.
+    request.endpoint = "[2001:db8::1]:6443".into();
+    let why = ask(&request).await.0.unwrap_err();
+    if why.to_string().ends_with("no route to that host") {
+        assert_eq!(why.hints(), ["ip route get 2001:db8::1"]);
+    }
+}
+
+#[tokio::test]
 async fn an_address_that_the_certificate_does_not_cover_is_named() {
     let pki = Pki::new();
     let info = cluster_info(&pki, Some(&token()));

@@ -130,8 +130,10 @@ impl Trouble {
             Self::Unreachable { endpoint, why } => {
                 let endpoint = endpoint.trim_start_matches("https://");
                 let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+                let bare = host.trim_start_matches('[').trim_end_matches(']');
                 vec![match why.as_str() {
                     "the name cannot be resolved" => format!("getent hosts {host}"),
+                    "no route to that host" => format!("ip route get {bare}"),
                     _ => format!("curl -k https://{endpoint}/livez"),
                 }]
             }
@@ -143,7 +145,16 @@ impl Trouble {
             }
             Self::OtherCluster { .. } | Self::OtherName { .. } | Self::ControlPlane => vec!["kprov reset".into()],
             Self::Skew { .. } => vec!["use a bundle of the cluster's version: --bundle FILE".into()],
-            Self::Certificate(_) | Self::Changed { .. } | Self::BadClusterInfo { .. } => Vec::new(),
+            Self::Certificate(why) if why.contains("expired") || why.contains("not valid before") => {
+                let renew =
+                    "on a control-plane machine: kubeadm certs renew apiserver, then restart its kube-apiserver";
+                vec!["look at both clocks: date -u".into(), renew.into()]
+            }
+            Self::Certificate(why) if why.contains("does not cover") => {
+                vec!["type one of the names that it covers".into()]
+            }
+            Self::Certificate(_) | Self::Changed { .. } => on("kprov token create --print-join-command"),
+            Self::BadClusterInfo { .. } => on("kubectl -n kube-public get configmap cluster-info -o yaml"),
         }
     }
 }

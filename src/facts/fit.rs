@@ -61,7 +61,7 @@ pub fn kubelet(facts: &Facts) -> Vec<Fit> {
         fits.push(Fit {
             field: "failSwapOn",
             value: json!(false),
-            note: "swap is on: the kubelet is told to accept it (failSwapOn: false); pods do not use it".to_owned(),
+            note: "swap: the kubelet is told to accept it (failSwapOn: false); pods do not use it".to_owned(),
         });
     }
     fits

@@ -72,7 +72,7 @@ pub enum AtBoot {
 }
 
 /// Files that kprov wrote may be changed by it; others may not.
-fn ours(there: &[u8]) -> bool {
+pub(crate) fn ours(there: &[u8]) -> bool {
     there.starts_with(b"# written by kprov")
 }
 

@@ -40,7 +40,10 @@ pub(super) async fn external(look: &Look<'_>, cluster: &Cluster) -> anyhow::Resu
     let (ca, cert, key) = (pem.next().flatten(), pem.next().flatten(), pem.next().flatten());
     let client = match client(ca, cert, key) {
         Ok(client) => client,
-        Err(error) => return Ok(vec![Finding::error("ExternalEtcdClientCertificates", format!("{error:#}"))]),
+        Err(error) => {
+            let finding = Finding::error("ExternalEtcdClientCertificates", format!("{error:#}"));
+            return Ok(vec![finding.hint("copy them once more from a machine of the etcd cluster")]);
+        }
     };
     let endpoints = endpoints(&etcd);
     let answers = endpoints.iter().map(|endpoint| version(&client, endpoint));
@@ -48,10 +51,8 @@ pub(super) async fn external(look: &Look<'_>, cluster: &Cluster) -> anyhow::Resu
         match answer {
             Ok(version) => found.extend(too_old(endpoint, &version)),
             Err(error) => {
-                found.push(Finding::error(
-                    "ExternalEtcdVersion",
-                    format!("no answer from the external etcd {endpoint}: {error:#}"),
-                ));
+                let message = format!("no answer from the external etcd {endpoint}: {error:#}");
+                found.push(Finding::error("ExternalEtcdVersion", message).hint(format!("curl -k {endpoint}/version")));
             }
         }
     }
@@ -92,10 +93,9 @@ fn too_old(endpoint: &str, version: &str) -> Option<Finding> {
         Some(((major, minor), patch)) if (major, minor, patch) >= OLDEST => None,
         _ => {
             let (major, minor, patch) = OLDEST;
-            Some(Finding::error(
-                "ExternalEtcdVersion",
-                format!("the external etcd {endpoint} is {version:?}, {major}.{minor}.{patch} or newer is needed"),
-            ))
+            let message =
+                format!("the external etcd {endpoint} is {version:?}, {major}.{minor}.{patch} or newer is needed");
+            Some(Finding::error("ExternalEtcdVersion", message).hint("upgrade it, one minor release after the other"))
         }
     }
 }

@@ -14,15 +14,20 @@ pub(super) fn all(look: &Look<'_>) -> anyhow::Result<Vec<Finding>> {
     found.extend(controllers(look)?);
     let wanted = [features::OVERLAY, features::BRIDGE, features::BR_NETFILTER, features::VETH, features::CONNTRACK];
     let kernel = Kernel::read(look.machine)?;
+    let mut unknown = false;
     for feature in wanted {
-        found.extend(missing(&kernel, feature)?);
+        unknown |= kernel.has(feature)? == Has::Unknown;
+        found.extend(missing(look, feature, &kernel)?);
+    }
+    if unknown {
+        found.extend(replaced(look)?);
     }
     // Service rules go through nf_tables, or through the older tables where the kernel has only those.
     if !look.facts.nftables
         && kernel.has(features::NF_TABLES)? != Has::Loadable
         && kernel.has(features::IP_TABLES)? == Has::No
     {
-        found.push(Finding::error(NAME, absent(features::NF_TABLES)));
+        found.push(Finding::error(NAME, absent(features::NF_TABLES)).hint(bring(look, features::NF_TABLES)?));
     }
     found.extend(sysctls(look, false)?);
     Ok(found)
@@ -32,7 +37,7 @@ pub(super) fn all(look: &Look<'_>) -> anyhow::Result<Vec<Finding>> {
 pub(super) fn pod_network(look: &Look<'_>, cluster: &Cluster) -> anyhow::Result<Vec<Finding>> {
     let mut found = Vec::new();
     if cluster.cni == Cni::Flannel {
-        found.extend(missing(&Kernel::read(look.machine)?, features::VXLAN)?);
+        found.extend(missing(look, features::VXLAN, &Kernel::read(look.machine)?)?);
     }
     let networking = cluster.config.networking.clone().unwrap_or_default();
     let v6 = [networking.pod_subnet, networking.service_subnet].iter().flatten().any(|s| s.contains(':'));
@@ -50,7 +55,10 @@ fn version(release: &str, cgroups: Cgroups) -> Vec<Finding> {
     };
     let mut found = Vec::new();
     if (major, minor) < (4, 19) {
-        found.push(Finding::error(NAME, format!("the kernel is {release}, Kubernetes needs 4.19 or newer")));
+        found.push(
+            Finding::error(NAME, format!("the kernel is {release}, Kubernetes needs 4.19 or newer"))
+                .hint("install a newer kernel and reboot"),
+        );
     } else if cgroups == Cgroups::V2 && (major, minor) < (5, 8) {
         found.push(Finding::warning(NAME, format!("cgroup v2 works fully from Linux 5.8 on, this is {release}")));
     }
@@ -83,7 +91,7 @@ fn controllers(look: &Look<'_>) -> anyhow::Result<Vec<Finding>> {
             match *name {
                 // Raspberry Pi's firmware turns it off.
                 "memory" => finding.hint("add 'cgroup_enable=memory' to the kernel's command line and reboot"),
-                _ => finding,
+                _ => finding.hint(format!("remove cgroup_disable={name} from the kernel's command line and reboot")),
             }
         })
         .collect())
@@ -100,15 +108,39 @@ fn v1_controllers(mounts: &str) -> Vec<String> {
         .collect()
 }
 
-fn missing(kernel: &Kernel<'_>, feature: Feature) -> anyhow::Result<Option<Finding>> {
+fn missing(look: &Look<'_>, feature: Feature, kernel: &Kernel<'_>) -> anyhow::Result<Option<Finding>> {
     // A loadable one is loaded by a step of its own; where nothing tells, the kernel is given the benefit of the doubt.
     Ok(match kernel.has(feature)? {
         Has::Now | Has::Loadable | Has::Unknown => None,
-        Has::No => Some(
-            Finding::error(NAME, absent(feature))
-                .hint(format!("on the host of this machine: modprobe {}", feature.module)),
-        ),
+        Has::No => Some(Finding::error(NAME, absent(feature)).hint(bring(look, feature)?)),
     })
+}
+
+/// What brings a feature into the kernel; in a container only its host can.
+fn bring(look: &Look<'_>, feature: Feature) -> anyhow::Result<String> {
+    Ok(if contained(look)? {
+        format!("on the host of this machine: modprobe {}", feature.module)
+    } else if look.facts.os.contains("Ubuntu") {
+        format!("apt-get install -y linux-modules-extra-{}", look.facts.kernel)
+    } else {
+        format!("install a kernel with CONFIG_{} and reboot", feature.option)
+    })
+}
+
+/// systemd says so in a container.
+fn contained(look: &Look<'_>) -> anyhow::Result<bool> {
+    Ok(look.machine.meta("/run/systemd/container")?.is_some())
+}
+
+/// A kernel that was upgraded and still runs: its modules went with its package.
+fn replaced(look: &Look<'_>) -> anyhow::Result<Option<Finding>> {
+    let release = &look.facts.kernel;
+    let installed = look.machine.list("/lib/modules")?.unwrap_or_default();
+    if contained(look)? || installed.is_empty() || installed.contains(release) {
+        return Ok(None);
+    }
+    let message = format!("the modules of the running kernel, {release}, are not on this machine any more");
+    Ok(Some(Finding::error(NAME, message).hint("reboot")))
 }
 
 fn absent(feature: Feature) -> String {
@@ -129,7 +161,10 @@ fn sysctls(look: &Look<'_>, v6: bool) -> anyhow::Result<Vec<Finding>> {
             if v6 {
                 let message =
                     format!("IPv6 is off on this machine, the cluster's subnets have it: {path} is not there");
-                found.push(Finding::error(path_name("FileContent", path), message));
+                found.push(
+                    Finding::error(path_name("FileContent", path), message)
+                        .hint("remove ipv6.disable=1 from the kernel's command line and reboot"),
+                );
             }
             continue;
         };

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Finding, Look};
+use super::{Finding, Fix, Look, Severity, leftovers};
 use crate::cluster::{Cluster, Cni, Joining};
 use crate::facts::net::{self, Route};
 
@@ -17,27 +17,39 @@ pub struct Subnet {
     pub net: IpNet,
 }
 
-pub(super) fn all(look: &Look<'_>) -> anyhow::Result<Vec<Finding>> {
+pub(super) fn all(look: &Look<'_>) -> Option<Finding> {
+    look.facts.addresses.is_empty().then(|| {
+        Finding::error("Network", "this machine has no address but loopback")
+            .hint("ip link set LINK up && ip address add ADDRESS/24 dev LINK")
+    })
+}
+
+/// Resolvers that pods can use. `chosen` is the user's own file of them (`resolvConf` of the KubeletConfiguration).
+pub(super) fn resolvers(look: &Look<'_>, chosen: Option<&str>) -> Option<Finding> {
+    const FILE: &str = "/etc/resolv.conf";
     let facts = look.facts;
-    let mut found = Vec::new();
-    if facts.addresses.is_empty() {
-        found.push(Finding::error("Network", "this machine has no address but loopback").hint("ip address"));
+    if chosen.is_some_and(|path| path != FILE) || facts.resolved {
+        return None;
     }
-    if facts.loopback_resolver_only && facts.resolv_conf.is_none() {
-        found.push(
-            Finding::error(
-                "Resolvers",
-                "/etc/resolv.conf names only loopback, where CoreDNS would ask itself: pods need the real resolvers",
-            )
-            .hint("put 'nameserver ADDRESS' lines of the real resolvers into /etc/resolv.conf"),
-        );
-    } else if facts.resolvers.is_empty() && !facts.resolved {
-        found.push(
-            Finding::warning("Resolvers", "/etc/resolv.conf names no resolver: pods resolve names of the cluster only")
-                .hint("echo 'nameserver ADDRESS' >> /etc/resolv.conf"),
-        );
+    let loopback = facts.resolvers.iter().filter(|resolver| resolver.is_loopback()).count();
+    if facts.resolvers.is_empty() {
+        let message = "/etc/resolv.conf names no resolver: pods resolve names of the cluster only";
+        return Some(Finding::warning("Resolvers", message).hint("echo 'nameserver ADDRESS' >> /etc/resolv.conf"));
     }
-    Ok(found)
+    if loopback == 0 || facts.resolv_conf.is_some() {
+        return None;
+    }
+    Some(if facts.loopback_resolver_only {
+        let message =
+            "/etc/resolv.conf names only loopback, where CoreDNS would ask itself: pods need the real resolvers";
+        Finding::error("Resolvers", message).hint(
+            "echo 'nameserver ADDRESS' > /etc/kubelet-resolv.conf, and --config FILE with a KubeletConfiguration that has \
+             resolvConf: /etc/kubelet-resolv.conf",
+        )
+    } else {
+        let message = "/etc/resolv.conf names loopback beside real resolvers: CoreDNS would ask itself now and then";
+        Finding::error("Resolvers", message).hint(r"sed -i '/^nameserver *\(127\.\|::1\)/d' /etc/resolv.conf")
+    })
 }
 
 pub(super) fn cluster(look: &Look<'_>, cluster: &Cluster) -> anyhow::Result<Vec<Finding>> {
@@ -56,8 +68,10 @@ pub(super) fn cluster(look: &Look<'_>, cluster: &Cluster) -> anyhow::Result<Vec<
     let mut found = subnets(look, &wanted)?;
     found.extend(proxies(&look.facts.proxy, &wanted, &endpoint_hosts(cluster)));
     found.extend(advertised(look, cluster));
+    found.extend(resolvers(look, cluster.kubelet.get("resolvConf").and_then(serde_json::Value::as_str)));
     if cluster.cni == Cni::Flannel {
-        found.extend(other_cni(look)?);
+        found.extend(other_cni(look, Severity::Error)?);
+        found.extend(leftovers::links(look, Severity::Error)?);
     }
     Ok(found)
 }
@@ -84,12 +98,9 @@ fn overlaps(wanted: &[Subnet], routes: &[Route], addresses: &[IpAddr]) -> Vec<Fi
         let what = if *name == "PodSubnet" { "pod subnet" } else { "service subnet" };
         if let Some(route) = routes.iter().find(|r| r.to.contains(net) || net.contains(&r.to)) {
             let hint = if net::is_pod_link(&route.link) {
-                format!(
-                    "if another cluster left it: ip link delete {}; else choose another subnet with {flag}",
-                    route.link
-                )
+                format!("if nothing needs it: ip link delete {}; else another subnet: {flag} CIDR", route.link)
             } else {
-                format!("choose another subnet with {flag}")
+                format!("another subnet: {flag} CIDR")
             };
             found.push(
                 Finding::error(
@@ -101,7 +112,7 @@ fn overlaps(wanted: &[Subnet], routes: &[Route], addresses: &[IpAddr]) -> Vec<Fi
         } else if let Some(address) = addresses.iter().find(|a| net.contains(*a)) {
             found.push(
                 Finding::error(*name, format!("the {what} {net} contains this machine's address {address}"))
-                    .hint(format!("choose another subnet with {flag}")),
+                    .hint(format!("another subnet: {flag} CIDR")),
             );
         }
     }
@@ -137,6 +148,7 @@ fn host_of(endpoint: &str) -> &str {
     }
 }
 
+/// The control plane's address as typed: of a family that this machine has, and not behind a proxy.
 pub(super) fn endpoint(look: &Look<'_>, joining: &Joining) -> Vec<Finding> {
     let endpoint = joining
         .join
@@ -145,7 +157,20 @@ pub(super) fn endpoint(look: &Look<'_>, joining: &Joining) -> Vec<Finding> {
         .and_then(|d| d.bootstrap_token.as_ref())
         .and_then(|t| t.api_server_endpoint.as_deref())
         .map(|e| host_of(e).to_owned());
-    proxies(&look.facts.proxy, &[], &endpoint.into_iter().collect::<Vec<_>>())
+    let mut found: Vec<Finding> = endpoint.as_deref().and_then(|host| family(look, host)).into_iter().collect();
+    found.extend(proxies(&look.facts.proxy, &[], &endpoint.into_iter().collect::<Vec<_>>()));
+    found
+}
+
+fn family(look: &Look<'_>, host: &str) -> Option<Finding> {
+    let address: IpAddr = host.parse().ok()?;
+    let addresses = &look.facts.addresses;
+    if address.is_loopback() || addresses.is_empty() || addresses.iter().any(|a| a.is_ipv6() == address.is_ipv6()) {
+        return None;
+    }
+    let (family, ip, size) = if address.is_ipv6() { ("IPv6", "ip -6", 64) } else { ("IPv4", "ip", 24) };
+    let message = format!("the control plane is at {address}, and this machine has no {family} address");
+    Some(Finding::error("Network", message).hint(format!("{ip} address add ADDRESS/{size} dev LINK")))
 }
 
 /// Connections within the cluster that would go through a proxy.
@@ -197,7 +222,7 @@ fn is_exempt(exempt: &[&str], host: &str) -> bool {
 }
 
 /// A CNI configuration that the runtime would read before flannel's: it takes the first by name.
-fn other_cni(look: &Look<'_>) -> anyhow::Result<Vec<Finding>> {
+pub(super) fn other_cni(look: &Look<'_>, severity: Severity) -> anyhow::Result<Vec<Finding>> {
     const OURS: &str = "10-flannel.conflist";
     let names = look.machine.list("/etc/cni/net.d")?.unwrap_or_default();
     Ok(names
@@ -205,8 +230,9 @@ fn other_cni(look: &Look<'_>) -> anyhow::Result<Vec<Finding>> {
         .filter(|name| [".conf", ".conflist", ".json"].iter().any(|end| name.ends_with(end)) && name.as_str() < OURS)
         .map(|name| {
             let path = format!("/etc/cni/net.d/{name}");
-            Finding::error("CNIConfig", format!("another pod network would be used instead of flannel: {path}"))
-                .hint(format!("mv {path} {path}.old, or --cni none"))
+            let message = format!("another pod network would be used instead of flannel: {path}");
+            let finding = Finding { severity, ..Finding::error("CNIConfig", message) };
+            finding.hint(format!("mv {path} {path}.old")).fixed_by([Fix::MoveAway(path)])
         })
         .collect())
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kprov_providers::Machine;
 use kprov_providers::machine::Kind;
 
-use super::{Finding, Look};
+use super::{Finding, Look, leftovers};
 use crate::cluster::Cluster;
 use crate::facts::net::text;
 
@@ -64,17 +64,35 @@ fn check(look: &Look<'_>, wanted: &[Wanted]) -> anyhow::Result<Vec<Finding>> {
     let mut found = Vec::new();
     for (wanted, inode) in taken {
         let holder = holders.get(&inode);
-        if (look.ours)(wanted.because) && holder.is_none_or(|(_, name)| name == wanted.program) {
+        if (look.ours)(wanted.because) && holder.is_none_or(|holder| holder.program == wanted.program) {
             continue;
         }
-        let name = format!("Port-{}", wanted.port);
+        // k3s is told as a whole.
+        if let Some(holder) = holder
+            && leftovers::is_k3s(look, &holder.program)?
+        {
+            continue;
+        }
+        let (name, port) = (format!("Port-{}", wanted.port), wanted.port);
         found.push(match holder {
-            Some((pid, name_of)) => {
-                Finding::error(name, format!("port {} is held by {name_of} (process {pid})", wanted.port))
-                    .hint(format!("systemctl status {pid}"))
+            Some(Holder { pid, program, .. }) if program == wanted.program => {
+                Finding::error(name, format!("port {port} is held by {program} of another cluster (process {pid})"))
+                    .hint("kprov reset --force")
             }
-            None => Finding::error(name, format!("port {} is in use", wanted.port))
-                .hint(format!("ss -ltnp 'sport = :{}'", wanted.port)),
+            Some(Holder { pid: 1, .. }) => {
+                Finding::error(name, format!("port {port} is held by systemd, for a unit that it starts on demand"))
+                    .hint(format!("systemctl list-sockets | grep ':{port} ', then systemctl disable --now UNIT"))
+            }
+            Some(Holder { pid, program, unit: Some(unit) }) => {
+                Finding::error(name, format!("port {port} is held by {program} (process {pid} of {unit})"))
+                    .hint(format!("systemctl disable --now {unit}"))
+            }
+            Some(Holder { pid, program, unit: None }) => {
+                Finding::error(name, format!("port {port} is held by {program} (process {pid})"))
+                    .hint(format!("kill {pid}"))
+            }
+            None => Finding::error(name, format!("port {port} is in use"))
+                .hint(format!("ss -ltnp 'sport = :{port}', and end what it shows")),
         });
     }
     Ok(found)
@@ -94,8 +112,16 @@ fn listening(table: &str) -> Vec<(u16, u64)> {
         .collect()
 }
 
-/// Process and name for each of these sockets, as far as they can be seen.
-fn holders(machine: &dyn Machine, inodes: &[u64]) -> anyhow::Result<BTreeMap<u64, (u32, String)>> {
+/// Who holds a socket.
+struct Holder {
+    pid: u32,
+    program: String,
+    /// The service that it is part of.
+    unit: Option<String>,
+}
+
+/// Who holds each of these sockets, as far as it can be seen.
+fn holders(machine: &dyn Machine, inodes: &[u64]) -> anyhow::Result<BTreeMap<u64, Holder>> {
     let mut found = BTreeMap::new();
     for pid in machine.list("/proc")?.unwrap_or_default().iter().filter_map(|name| name.parse::<u32>().ok()) {
         // Processes end while they are looked at.
@@ -105,11 +131,29 @@ fn holders(machine: &dyn Machine, inodes: &[u64]) -> anyhow::Result<BTreeMap<u64
             let Kind::Link(target) = meta.kind else { continue };
             let inode = target.strip_prefix("socket:[").and_then(|t| t.strip_suffix(']')).and_then(|t| t.parse().ok());
             if let Some(inode) = inode.filter(|inode| inodes.contains(inode)) {
-                found.insert(inode, (pid, name(machine, pid)));
+                let unit = unit(&text(machine, &format!("/proc/{pid}/cgroup")).unwrap_or_default());
+                let holder = Holder { pid, program: name(machine, pid), unit };
+                // Of a unit that systemd started on demand both hold it: the program says more.
+                if pid != 1 {
+                    found.insert(inode, holder);
+                } else {
+                    found.entry(inode).or_insert(holder);
+                }
             }
         }
     }
     Ok(found)
+}
+
+/// The service of systemd that a process is in, by its cgroups (`1:name=systemd:/system.slice/x.service`, or `0::…`).
+fn unit(cgroups: &str) -> Option<String> {
+    let path = cgroups.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let name = parts.next()?;
+        (name == "name=systemd" || name.is_empty()).then(|| parts.next()).flatten()
+    })?;
+    let unit = path.rsplit('/').find(|part| part.ends_with(".service"))?;
+    (!unit.starts_with("user@")).then(|| unit.to_owned())
 }
 
 /// The last part of a process's first argument: its short name is cut after 15 characters.
@@ -122,6 +166,19 @@ fn name(machine: &dyn Machine, pid: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn services_of_processes() {
+        for (cgroups, wanted) in [
+            ("0::/system.slice/nginx.service\n", Some("nginx.service")),
+            ("5:cpu:/x\n1:name=systemd:/system.slice/a.service/b\n", Some("a.service")),
+            ("0::/user.slice/user-0.slice/session-1.scope\n", None),
+            ("0::/user.slice/user-0.slice/user@0.service/app.slice\n", None),
+            ("", None),
+        ] {
+            assert_eq!(unit(cgroups).as_deref(), wanted, "{cgroups}");
+        }
+    }
 
     #[test]
     fn reads_listening_sockets() {

@@ -21,14 +21,14 @@ pub(super) async fn all(look: &Look<'_>, chosen: Option<&str>) -> anyhow::Result
     let facts = look.facts;
     let Some(runtime) = &facts.runtime else {
         if let Some(socket) = chosen.filter(|s| s.replace("/var/run/", "/run/") != OURS) {
-            return Ok(vec![Finding::error(
-                CRI,
-                format!("no container runtime answers at the chosen socket: {socket}"),
-            )]);
+            let message = format!("no container runtime answers at the chosen socket: {socket}");
+            return Ok(vec![
+                Finding::error(CRI, message).hint("start it, or leave --cri-socket out: kprov then brings containerd"),
+            ]);
         }
         let sockets: Vec<&str> = facts.runtimes.iter().map(|r| r.socket.as_str()).collect();
         return Ok(match sockets.as_slice() {
-            [] => hostport(look)?.into_iter().collect(),
+            [] => hostport(look)?.into_iter().chain(apparmor(look)?).collect(),
             [first, ..] => vec![
                 Finding::error(
                     CRI,
@@ -157,6 +157,16 @@ fn entries(config: &str) -> Vec<(String, String, String)> {
         }
     }
     found
+}
+
+/// Where AppArmor is on, our containerd confines containers by its profile, which another program loads.
+fn apparmor(look: &Look<'_>) -> anyhow::Result<Option<Finding>> {
+    const PARSER: &str = "apparmor_parser";
+    if !look.facts.apparmor || host::in_path(look, PARSER)? {
+        return Ok(None);
+    }
+    let message = "AppArmor is on, and without apparmor_parser containers run without its profile";
+    Ok(Some(Finding::warning(format!("FileExisting-{PARSER}"), message).hint(host::install(look, "apparmor"))))
 }
 
 /// A pod's hostPort is made by the portmap plugin, which calls `nft` or `iptables` of the machine.

@@ -1,5 +1,7 @@
 //! Every check against a machine in memory that has its fault, and one that has none.
 
+mod hosts;
+
 use std::time::{Duration, UNIX_EPOCH};
 
 use kprov_providers::machine::fake::FakeMachine;
@@ -15,7 +17,7 @@ const ADDRESS: &str = "192.0.2.10";
 /// A machine on which nothing is amiss.
 fn machine() -> FakeMachine {
     let machine = FakeMachine::new();
-    for tool in ["/usr/bin/mount", "/usr/sbin/losetup", "/bin/cp", "/usr/sbin/nft"] {
+    for tool in ["/usr/bin/mount", "/usr/sbin/losetup", "/bin/cp", "/usr/sbin/nft", "/usr/sbin/apparmor_parser"] {
         machine.put(tool, "");
     }
     machine.put("/etc/hosts", "127.0.0.1 localhost\n192.0.2.10 cp-1\n");
@@ -29,11 +31,13 @@ fn machine() -> FakeMachine {
             .concat(),
     );
     machine.put("/lib/modules/6.1.0/modules.dep", "");
-    machine.put("/proc/net/route", format!("{ROUTES}eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n"));
+    machine.put("/proc/net/route", ROUTES);
     machine
 }
 
-const ROUTES: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n";
+const ROUTES: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
+    eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+    eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
 
 fn cluster() -> Cluster {
     let mut cluster = plain();
@@ -103,6 +107,8 @@ async fn found(
     let found = init(&look, &cluster).await.unwrap();
     assert_eq!(machine.dump(), before, "checks touch nothing");
     assert!(found.iter().all(|f| !f.message.ends_with('.')), "no full stop: {found:?}");
+    let errors = found.iter().filter(|f| f.severity == Severity::Error);
+    assert!(errors.into_iter().all(|f| f.hint.is_some()), "what mends each is said: {found:?}");
     found.into_iter().map(|f| if f.severity == Severity::Error { format!("!{}", f.name) } else { f.name }).collect()
 }
 
@@ -114,18 +120,23 @@ async fn nothing_is_found_where_nothing_is_amiss() {
 #[tokio::test]
 async fn faults_of_the_machine() {
     type Fault = fn(&mut Facts);
-    let cases: [(Fault, &[&str]); 12] = [
+    let cases: [(Fault, &[&str]); 11] = [
         (|f| f.root = false, &["!IsPrivilegedUser"]),
         (|f| f.cpus = 1, &["!NumCPU"]),
         (|f| f.memory_mb = 1699, &["!Mem"]),
         (|f| f.systemd = false, &["!Systemd"]),
         (|f| f.arch = "arm64".to_owned(), &["!SystemVerification"]),
-        (|f| f.swap = true, &["Swap"]),
         (|f| f.var_free_mb = Some(1000), &["!DiskSpace"]),
         (|f| f.kernel = "4.9.0".to_owned(), &["!SystemVerification"]),
         (|f| f.hostname = "x".to_owned(), &[]),
         (|f| f.resolvers.clear(), &["Resolvers"]),
-        (|f| f.loopback_resolver_only = true, &["!Resolvers"]),
+        (
+            |f| {
+                f.resolvers = vec!["127.0.0.1".parse().unwrap()];
+                f.loopback_resolver_only = true;
+            },
+            &["!Resolvers"],
+        ),
         (|f| f.addresses.clear(), &["!Network", "!AdvertiseAddress"]),
     ];
     for (number, (fault, expected)) in cases.into_iter().enumerate() {
@@ -149,7 +160,8 @@ async fn cgroup_v1_is_accepted_with_a_warning() {
 #[tokio::test]
 async fn faults_among_files() {
     type Fault = fn(&FakeMachine);
-    let cases: [(Fault, &str); 11] = [
+    let cases: [(Fault, &str); 12] = [
+        (|m| m.put("/proc/swaps", "Filename\n/swap file 1 0 -2\n"), "Swap"),
         (|m| m.remove("/usr/bin/mount").unwrap(), "!FileExisting-mount"),
         (|m| m.put("/etc/hosts", ""), "Hostname"),
         (|m| m.put("/etc/ufw/ufw.conf", "ENABLED=yes\n"), "Firewalld"),
@@ -283,6 +295,16 @@ fn errors_are_ignored_by_name_in_any_case() {
     assert_eq!(left(&["port-6443"]), ["Mem"]);
     assert_eq!(left(&["MEM", "PORT-6443"]), Vec::<String>::new());
     assert_eq!(left(&["ALL"]), Vec::<String>::new());
+}
+
+#[test]
+fn only_what_is_safe_and_not_ignored_is_mended() {
+    let move_away = || Fix::MoveAway("/etc/cni/net.d/05-x.conf".to_owned());
+    let findings = || vec![Finding::error("CNIConfig", "x").fixed_by([move_away()]), Finding::error("Mem", "y")];
+    let (mended, left) = fixable(findings(), &[]);
+    assert_eq!((mended[0].fixes.clone(), left[0].name.as_str()), (vec![move_away()], "Mem"));
+    let (mended, left) = fixable(findings(), &["cniconfig".to_owned()]);
+    assert_eq!((mended.len(), left.len()), (0, 2));
 }
 
 #[test]

@@ -86,8 +86,13 @@ pub(super) async fn survey(
 
 /// True when there is, or was about to be, a node of a cluster here.
 fn traces(machine: &dyn Machine) -> anyhow::Result<bool> {
-    for path in NODE_FILES.into_iter().chain([kubelet::CONFIG, API_MANIFEST]) {
+    for path in NODE_FILES.into_iter().chain([kubelet::CONFIG]) {
         if machine.meta(path)?.is_some() {
+            return Ok(true);
+        }
+    }
+    for name in STATIC_PODS {
+        if machine.meta(&format!("{MANIFESTS}/{name}.yaml"))?.is_some() {
             return Ok(true);
         }
     }

@@ -20,6 +20,7 @@ mod kills;
 mod kubectl;
 #[path = "../left_out/mod.rs"]
 mod left_out;
+mod odd;
 mod qemu;
 mod remote;
 mod secrets;
@@ -56,6 +57,7 @@ const SCENARIOS: &[Scenario] = &[
     ("killed_and_run_again", kills::run),
     ("up_killed_and_run_again", kills::up),
     ("disk_full", disk::full),
+    ("odd_hosts", odd::run),
 ];
 
 /// Too long for every run: only when asked for by name.

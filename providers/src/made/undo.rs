@@ -4,7 +4,8 @@ use anyhow::{Context, bail};
 
 use super::{Made, pods};
 use crate::Machine;
-use crate::machine::{Command, Kind, UnitVerb, links};
+use crate::machine::{Command, Kind, UnitVerb, links, swaps};
+use crate::steps::make_parents;
 
 /// Takes one thing back.
 ///
@@ -20,6 +21,8 @@ pub async fn undo(machine: &dyn Machine, made: &Made) -> anyhow::Result<()> {
         Made::Pods => pods::remove_all(machine).await,
         Made::Link { name } => link(machine, name).await,
         Made::Image { name, ctr, address } => image(machine, name, ctr, address).await,
+        Made::Moved { from, to } => moved(machine, from, to),
+        Made::Swap { device, priority } => swap(machine, device, *priority).await,
         Made::Nothing => Ok(()),
     }
 }
@@ -110,6 +113,35 @@ async fn image(machine: &dyn Machine, name: &str, ctr: &str, address: &str) -> a
     let text = String::from_utf8_lossy(&exit.stderr);
     if !exit.success() && !text.contains("not found") {
         bail!("ctr images remove: {}, {name}", text.trim());
+    }
+    Ok(())
+}
+
+/// Back to where it was; one that is not there any more was taken away by somebody else.
+fn moved(machine: &dyn Machine, from: &str, to: &str) -> anyhow::Result<()> {
+    if machine.meta(to)?.is_none() {
+        return Ok(());
+    }
+    if machine.meta(from)?.is_some() {
+        bail!("another file has come into its place since: remove one of them, {from} or {to}");
+    }
+    make_parents(machine, from)?;
+    machine.rename(to, from)
+}
+
+/// A device that is gone has no swap to bring back.
+async fn swap(machine: &dyn Machine, device: &str, priority: i32) -> anyhow::Result<()> {
+    if machine.meta(device)?.is_none() || swaps(machine)?.iter().any(|swap| swap.device == device) {
+        return Ok(());
+    }
+    let mut command = Command::new("swapon", Vec::<String>::new());
+    if priority >= 0 {
+        command.args = vec!["-p".to_owned(), priority.to_string()];
+    }
+    command.args.push(device.to_owned());
+    let exit = machine.run(command).await?;
+    if !exit.success() {
+        bail!("swapon: {}", String::from_utf8_lossy(&exit.stderr).trim());
     }
     Ok(())
 }

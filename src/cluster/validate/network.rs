@@ -172,6 +172,10 @@ fn advertised(init: &InitConfiguration, services: &[IpNet], pods: &[IpNet], inpu
         let message = format!(
             "{ip} is of another family than the first service subnet {first}; the API server does not start so"
         );
-        input.bad(Doc::Init, path, message, "an address of that family, or the service subnets the other way round");
+        let hint = match (services, ip.is_ipv6()) {
+            ([_], true) => "on a machine with IPv6 alone: --service-cidr fd00:10:96::/112",
+            _ => "an address of that family, or the service subnets the other way round",
+        };
+        input.bad(Doc::Init, path, message, hint);
     }
 }

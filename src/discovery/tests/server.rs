@@ -61,7 +61,7 @@ impl Pki {
             common_name: "kube-apiserver".into(),
             organization: None,
             usage: Usage::Server,
-            sans: vec![San::new("127.0.0.1")],
+            sans: vec![San::new("127.0.0.1"), San::new("::1")],
         };
         self.leaf = issue::leaf(&leaf, &self.key, &self.ca, &self.ca_key, Validity { now, length }).unwrap();
     }
@@ -139,7 +139,16 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 
 impl Server {
     pub(crate) async fn start(pki: &Pki, answer: impl Fn(usize) -> (u16, String) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        Self::listen("0.0.0.0:0", pki, answer).await
+    }
+
+    /// On IPv6 loopback alone.
+    pub(crate) async fn start_v6(pki: &Pki, answer: impl Fn(usize) -> (u16, String) + Send + Sync + 'static) -> Self {
+        Self::listen("[::1]:0", pki, answer).await
+    }
+
+    async fn listen(address: &str, pki: &Pki, answer: impl Fn(usize) -> (u16, String) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let server = Self {
             port: listener.local_addr().unwrap().port(),
             handler: Arc::new(Mutex::new(Arc::new(answer))),
