@@ -80,7 +80,7 @@ impl Machines {
         subnet: Option<Ipv4Net>,
         taken: &[Ipv4Net],
     ) -> anyhow::Result<Self> {
-        super::host::check()?;
+        super::host::check(&dirs.cache)?;
         if let Some(found) = Self::open(dirs).await? {
             if let Some(wanted) = subnet.filter(|wanted| wanted.trunc() != found.record.network.subnet) {
                 bail!("{name} has subnet {} and cannot change to {wanted}", found.record.network.subnet);
