@@ -14,6 +14,7 @@ mod disk;
 mod foreign;
 mod forward;
 mod guest;
+mod guest_up;
 mod host;
 mod image;
 mod interop;
@@ -47,6 +48,7 @@ const SCENARIOS: &[Scenario] = &[
 /// Too long for every run: only when asked for by name.
 const SOAK: &[Scenario] = &[
     ("debian_guest_joins", guest::joins),
+    ("debian_guest_up", guest_up::run),
     // Fails at some moments: the kubelet does not sync its serving certificate, and does not start with an empty one.
     ("power_cuts_that_lose_unsynced_data", disk::power),
 ];
