@@ -47,7 +47,7 @@ pub(super) fn run(args: Args, shell: &Shell) -> Result<u8> {
     let places = clusters::places()?;
     let name = args.name.name.clone();
     let known = places.load(&name).map_err(Failure::user)?;
-    kprov_providers::local::host::check().map_err(|unfit| failure(unfit.into()))?;
+    kprov_providers::local::host::check(&places.dirs(&name).cache).map_err(|unfit| failure(unfit.into()))?;
     consent(&args, &places)?;
     let mut bundle = args.bundle.clone();
     if bundle.bundle.is_none() {

@@ -59,7 +59,7 @@ pub async fn stop(places: &Places, name: &str, events: &Events) -> anyhow::Resul
 /// # Errors
 /// When one does not come up.
 pub async fn start(places: &Places, name: &str, events: &Events) -> anyhow::Result<(Machines, Booted)> {
-    kprov_providers::local::host::check()?;
+    kprov_providers::local::host::check(&places.dirs(name).cache)?;
     kprov_providers::local::host::load_modules().await;
     let mut machines = open(places, name).await?;
     let _alone = alone(places, name)?;

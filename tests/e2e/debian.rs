@@ -16,11 +16,22 @@ use crate::host::Host;
 /// Debian 13: systemd 257, Linux 6.12, cgroup v2.
 const SUITE: &str = "trixie";
 
+/// A kind of disk: its name, and its packages.
+pub type Recipe = (&'static str, &'static str);
+
 /// What the bare machines of this host have, and a kernel (which brings udev and an initrd).
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,openssh-server,iproute2,kmod,mount,linux-image-cloud-amd64";
+pub const BARE: Recipe =
+    ("bare", "systemd,systemd-sysv,dbus,openssh-server,iproute2,kmod,mount,linux-image-cloud-amd64");
+
+/// A host for `kprov up`: the packages of docs/local.md too.
+pub const HOST: Recipe = (
+    "host",
+    "systemd,systemd-sysv,dbus,openssh-server,iproute2,kmod,mount,linux-image-cloud-amd64,\
+     debootstrap,systemd-container,btrfs-progs,nftables,debian-archive-keyring",
+);
 
 /// The file's size; it is sparse.
-const SIZE: &str = "16G";
+const SIZE: &str = "32G";
 
 /// Units that would work beside the test, or change files while it compares them.
 const MASKED: [&str; 6] = [
@@ -52,9 +63,10 @@ impl Debian {
     ///
     /// # Errors
     /// When debootstrap or mkfs.ext4 fails.
-    pub fn ensure(host: &Host) -> anyhow::Result<Self> {
+    pub fn ensure(host: &Host, recipe: &Recipe) -> anyhow::Result<Self> {
+        let (name, packages) = recipe;
         let mut hash = Sha256::new();
-        for part in [SUITE, PACKAGES, SIZE, &MASKED.join(","), SSHD] {
+        for part in [SUITE, packages, SIZE, &MASKED.join(","), SSHD] {
             hash.update(part.as_bytes());
             hash.update([0]);
         }
@@ -63,17 +75,19 @@ impl Debian {
         std::fs::create_dir_all(&kept)?;
         let lock = std::fs::File::create(kept.join("lock"))?;
         lock.lock().context("waiting for another run that makes the guest's disk")?;
-        let dir = kept.join(format!("debian-{SUITE}-{}", hash.get(..12).unwrap_or(&hash)));
+        let prefix = format!("debian-{name}-");
+        let dir = kept.join(format!("{prefix}{SUITE}-{}", hash.get(..12).unwrap_or(&hash)));
         let made = Self { disk: dir.join("root.ext4"), kernel: dir.join("vmlinuz"), initrd: dir.join("initrd.img") };
         if dir.is_dir() {
             return Ok(made);
         }
-        // Disks of other recipes, and what a killed run left.
-        for entry in std::fs::read_dir(&kept)?.flatten().filter(|entry| entry.path().is_dir()) {
+        // Older disks of this name, and what a killed run left.
+        let old = |name: &str| name.starts_with(&prefix) || matches!(name, "tree" | "partial");
+        for entry in std::fs::read_dir(&kept)?.flatten().filter(|entry| old(&entry.file_name().to_string_lossy())) {
             std::fs::remove_dir_all(entry.path()).with_context(|| format!("removing {}", entry.path().display()))?;
         }
         let (tree, partial) = (kept.join("tree"), kept.join("partial"));
-        host.wait(base::debootstrap(&tree, SUITE, PACKAGES, &Watch::quiet()))?;
+        host.wait(base::debootstrap(&tree, SUITE, packages, &Watch::quiet()))?;
         std::fs::create_dir(&partial)?;
         for (from, to) in [("vmlinuz-", "vmlinuz"), ("initrd.img-", "initrd.img")] {
             std::fs::copy(boot(&tree, from)?, partial.join(to))?;

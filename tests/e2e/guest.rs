@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use crate::bare::{LOAD, bring, network, workload};
+use crate::debian;
 use crate::host::{Clock, Host};
 use crate::kubectl::{Kubectl, ready, wait};
 use crate::qemu::Guest;
@@ -28,7 +29,7 @@ pub fn joins(host: &Host) -> anyhow::Result<()> {
     let mut clock = Clock::new();
     let machines = host.bare("guest", &["cp-1"])?;
     let cp = machines.remote("cp-1")?;
-    let mut guest = Guest::start(host, &machines, "guest-worker-1", MEMORY)?;
+    let mut guest = Guest::start(host, &machines, "guest-worker-1", &debian::BARE, MEMORY)?;
     let worker = guest.remote().clone();
     clock.lap("the guest boots");
     for machine in [&cp, &worker] {

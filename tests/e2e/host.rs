@@ -67,7 +67,9 @@ impl Host {
         if checks.is_none() {
             missing.push("KPROV_E2E_KUBEADM: kubeadm's own checks of a cluster (scripts/e2e-kubeadm)".to_owned());
         }
-        if let Err(unfit) = kprov_providers::local::host::check() {
+        let home = std::env::var_os("HOME").map(PathBuf::from).context("HOME is not set")?;
+        let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from).join("kprov");
+        if let Err(unfit) = kprov_providers::local::host::check(&cache.join("local")) {
             missing.push(unfit.to_string());
         }
         let (Some(kprov), Some(probe), Some(bundle), Some(kubeadm), Some(checks), true) =
@@ -75,8 +77,6 @@ impl Host {
         else {
             bail!("missing: {}", missing.join("; "));
         };
-        let home = std::env::var_os("HOME").map(PathBuf::from).context("HOME is not set")?;
-        let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from).join("kprov");
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let root = std::env::var_os("KPROV_TEST_STATE").map_or_else(|| STATE.into(), PathBuf::from);
         let host = Self { kprov, probe, bundle, kubeadm, checks, cache, root, runtime };

@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use kprov_providers::local::network::{Network, resolvers};
 use kprov_providers::ssh::keys;
 
-use crate::debian::Debian;
+use crate::debian::{Debian, Recipe};
 use crate::host::{Bare, Host};
 use crate::kubectl::wait;
 use crate::remote::Remote;
@@ -39,12 +39,12 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Makes its disk, attaches it to the bridge of these machines, and waits for its sshd. `memory` in MiB.
+    /// Makes its disk by a recipe, attaches it to the bridge of these machines, and waits for its sshd. `memory` in MiB.
     ///
     /// # Errors
     /// When a program that this needs is missing, or the guest does not come up; the end of its console is in the error.
-    pub fn start(host: &Host, beside: &Bare<'_>, hostname: &str, memory: u32) -> anyhow::Result<Self> {
-        let debian = Debian::ensure(host).context("making the guest's disk")?;
+    pub fn start(host: &Host, beside: &Bare<'_>, hostname: &str, recipe: &Recipe, memory: u32) -> anyhow::Result<Self> {
+        let debian = Debian::ensure(host, recipe).context("making the guest's disk")?;
         let dir = vm(beside.state());
         std::fs::create_dir_all(&dir)?;
         let network = beside.network();

@@ -118,6 +118,11 @@ fn delegate(root: &Path) {
     }
 }
 
+/// Labels of all mounted hierarchies: controllers with commas between them; empty for cgroup v2.
+pub(crate) fn controllers() -> Vec<String> {
+    hierarchies().unwrap_or_default().into_iter().map(|hierarchy| hierarchy.label).collect()
+}
+
 fn hierarchies() -> anyhow::Result<Vec<Hierarchy>> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
     Ok(parse(&mounts))

@@ -15,13 +15,13 @@ use tokio::io::AsyncReadExt;
 
 use super::network::{self, Network, PREFIX, Place};
 use super::nspawn::{self, Running};
+use super::settings;
 use super::store::{Disk, Store};
-use super::{cgroups, settings};
 use crate::ssh::keys;
 use crate::whole;
 
-/// How long a machine may take until its sshd answers.
-const BOOT: Duration = Duration::from_secs(60);
+/// How long a machine may take until its sshd answers: a second on an idle host, a minute on a slow and busy one.
+const BOOT: Duration = Duration::from_secs(180);
 
 /// Version of the record.
 const FORMAT: u32 = 1;
@@ -81,7 +81,7 @@ impl Machines {
         subnet: Option<Ipv4Net>,
         taken: &[Ipv4Net],
     ) -> anyhow::Result<Self> {
-        super::host::check()?;
+        super::host::check(&dirs.cache)?;
         if let Some(found) = Self::open(dirs).await? {
             if let Some(wanted) = subnet.filter(|wanted| wanted.trunc() != found.record.network.subnet) {
                 bail!("{name} has subnet {} and cannot change to {wanted}", found.record.network.subnet);
@@ -173,7 +173,7 @@ impl Machines {
     /// Starts a machine and waits until its sshd answers. One that runs already is left alone.
     ///
     /// # Errors
-    /// When it cannot be started or does not answer within a minute; the end of its console is in the error.
+    /// When it cannot be started or does not answer in time; the end of its console is in the error.
     pub async fn start(&mut self, machine: &str) -> anyhow::Result<()> {
         self.boot(machine).await?;
         self.wait_ssh(machine).await
@@ -189,7 +189,7 @@ impl Machines {
             return Ok(());
         }
         let id = self.id(machine);
-        nspawn::sweep(&cgroups::find(&id)).await?;
+        nspawn::sweep_machine(&id).await?;
         self.record.network.create(&self.record.name).await?;
         let place = self.record.network.prepare(machine, entry.address).await?;
         let disk = self.store.attach(&id).await?;
@@ -202,7 +202,10 @@ impl Machines {
     async fn launch(&self, machine: &str, disk: &Disk, place: &Place) -> anyhow::Result<Running> {
         let (id, hostname, console) = (self.id(machine), self.hostname(machine), self.console(machine));
         let what = nspawn::Start { id: &id, hostname: &hostname, disk, netns: &place.netns, console: &console };
-        nspawn::start(what).await.with_context(|| format!("starting {hostname}"))
+        nspawn::start(what).await.with_context(|| match self.console_tail(machine) {
+            said if said.is_empty() => format!("starting {hostname}"),
+            said => format!("starting {hostname} (its console: {said})"),
+        })
     }
 
     fn console(&self, machine: &str) -> PathBuf {
@@ -212,7 +215,7 @@ impl Machines {
     /// Waits until a started machine's sshd answers.
     ///
     /// # Errors
-    /// When it does not within a minute, or the machine ends.
+    /// When it does not in time, or the machine ends.
     pub async fn wait_ssh(&self, machine: &str) -> anyhow::Result<()> {
         let entry = self.get(machine)?;
         let Some(running) = &entry.running else { bail!("not started: {}", self.hostname(machine)) };
@@ -292,7 +295,7 @@ impl Machines {
         }
         self.end(machine, true).await?;
         let id = self.id(machine);
-        nspawn::sweep(&cgroups::find(&id)).await?;
+        nspawn::sweep_machine(&id).await?;
         self.store.delete(&id).await?;
         let _ = std::fs::remove_file(self.console(machine));
         self.record.machines.remove(machine);

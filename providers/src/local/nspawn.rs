@@ -96,7 +96,7 @@ fn arguments(what: &Start<'_>) -> anyhow::Result<Vec<String>> {
 
 /// The machine as a unit of the host's systemd, which makes its cgroup and hands it over to the guest's.
 async fn start_unit(what: &Start<'_>) -> anyhow::Result<Running> {
-    let unit = format!("{}.service", what.id);
+    let unit = unit(what.id);
     let nspawn = super::tool::find("systemd-nspawn").context("systemd-nspawn not found")?;
     let mut args: Vec<String> = vec![
         format!("--unit={unit}"),
@@ -217,8 +217,36 @@ impl Running {
     }
 }
 
+/// A machine's unit, where systemd runs this host.
+fn unit(id: &str) -> String {
+    format!("{id}.service")
+}
+
+/// Ends what a dead run left of a machine, which nobody remembers as running: its unit, or its cgroups.
+///
+/// # Errors
+/// When its processes or cgroups do not go away.
+pub(crate) async fn sweep_machine(id: &str) -> anyhow::Result<()> {
+    let unit = unit(id);
+    if Path::new("/run/systemd/transient").join(&unit).exists() {
+        try_run("systemctl", &["kill", "--signal=KILL", &unit]).await;
+        try_run("systemctl", &["stop", &unit]).await;
+        try_run("systemctl", &["reset-failed", &unit]).await;
+    }
+    sweep(&cgroups::find(id)).await?;
+    // A killed nspawn leaves these, and a newer one (256 on) refuses to start a machine while the first is there.
+    for below in ["unix-export", "propagate"] {
+        let dir = Path::new("/run/systemd/nspawn").join(below).join(id);
+        if dir.exists() {
+            try_run("umount", &[text(&dir)?]).await;
+            let _ = std::fs::remove_dir(dir);
+        }
+    }
+    Ok(())
+}
+
 /// Ends whatever is left in cgroups, and removes them.
-pub(crate) async fn sweep(groups: &[PathBuf]) -> anyhow::Result<()> {
+async fn sweep(groups: &[PathBuf]) -> anyhow::Result<()> {
     let done = poll(EMPTY, || {
         // A guest whose nspawn was killed lives on: its processes are those in its cgroups.
         for process in cgroups::processes(groups).into_iter().filter_map(pid) {

@@ -16,6 +16,7 @@ use anyhow::{Context, bail};
 use rustix::fs::statfs;
 
 pub use self::templates::Held;
+use super::host;
 use super::tool::{run, text, try_run};
 
 /// `f_type` of btrfs (linux/magic.h).
@@ -340,6 +341,15 @@ fn kind(cache: &Path) -> anyhow::Result<Kind> {
     Ok(kind)
 }
 
+/// Why a host can have no disks of machines in `cache`, which need not be there yet.
+pub(super) fn unfit(cache: &Path) -> Option<String> {
+    if cache.join("store.kind").exists() {
+        return None;
+    }
+    let there = cache.ancestors().find(|dir| dir.is_dir())?;
+    pick(there).err().map(|error| format!("{error:#}"))
+}
+
 fn pick(cache: &Path) -> anyhow::Result<Kind> {
     if cache.join("store.btrfs").exists() {
         return Ok(Kind::Loop);
@@ -348,12 +358,11 @@ fn pick(cache: &Path) -> anyhow::Result<Kind> {
     if magic == BTRFS_MAGIC {
         return Ok(Kind::Btrfs);
     }
-    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let loops = Path::new("/dev/loop-control").exists();
-    if loops && known.lines().any(|line| line.trim() == "btrfs") && size(cache)? >= SMALLEST {
+    if loops && host::can_mount("btrfs") && size(cache)? >= SMALLEST {
         return Ok(Kind::Loop);
     }
-    if magic != OVERLAY_MAGIC && known.lines().any(|line| line.ends_with("\toverlay")) {
+    if magic != OVERLAY_MAGIC && host::can_mount("overlay") {
         return Ok(Kind::Overlay);
     }
     bail!(
