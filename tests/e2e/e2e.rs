@@ -12,12 +12,15 @@ mod debian;
 mod dice;
 mod disk;
 mod foreign;
+mod full;
 mod guest;
 mod host;
+mod idle;
 mod image;
 mod interop;
 mod kills;
 mod kubectl;
+mod power;
 mod qemu;
 mod remote;
 mod secrets;
@@ -39,15 +42,13 @@ const SCENARIOS: &[Scenario] = &[
     ("interop_with_kubeadm", interop::run),
     ("killed_and_run_again", kills::run),
     ("up_killed_and_run_again", kills::up),
-    ("disk_full", disk::full),
+    ("power_cuts_that_lose_unsynced_data", power::run),
+    ("disk_full", full::init),
 ];
 
 /// Too long for every run: only when asked for by name.
-const SOAK: &[Scenario] = &[
-    ("debian_guest_joins", guest::joins),
-    // Fails at some moments: the kubelet does not sync its serving certificate, and does not start with an empty one.
-    ("power_cuts_that_lose_unsynced_data", disk::power),
-];
+const SOAK: &[Scenario] =
+    &[("debian_guest_joins", guest::joins), ("node_pressure", full::pressure), ("idle_cluster", idle::run)];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
