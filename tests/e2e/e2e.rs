@@ -24,6 +24,7 @@ mod power;
 mod qemu;
 mod remote;
 mod secrets;
+mod tls;
 mod tree;
 mod up;
 
