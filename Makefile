@@ -29,5 +29,5 @@ field-tables: ## The tables of configuration fields, read anew from the Go types
 bench-bundle: static ## Time to build, size, time to install; printed
 	@scripts/bench-bundle
 
-soak: ## What is too long for CI: other versions and architectures, a Debian guest in qemu
+soak: ## What is too long for CI: other versions and architectures, a guest in qemu, many kills and power cuts, idle hours
 	@scripts/soak

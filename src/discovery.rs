@@ -121,6 +121,8 @@ impl Request {
     fn look(&self, got: Result<Answer, Silence>) -> Result<Look, Trouble> {
         let patience = self.patience;
         let answer = match got {
+            // Waiting does not mend it.
+            Err(why @ Silence::OldTls) => return Err(self.unreachable(&why)),
             // Names do not come back from a restart.
             Err(why @ Silence::Unresolved) => return Ok(Look::Wait(self.unreachable(&why), patience.signature)),
             Err(why) => return Ok(Look::Wait(self.unreachable(&why), patience.silence)),

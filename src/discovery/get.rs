@@ -7,7 +7,7 @@ use std::time::Duration;
 use kprov_pki::inspect::Cert;
 use reqwest::redirect::Policy;
 use reqwest::tls::{Certificate, Identity, TlsInfo, Version};
-use rustls::CertificateError;
+use rustls::{AlertDescription, CertificateError, PeerIncompatible};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use zeroize::Zeroizing;
@@ -63,6 +63,8 @@ pub(crate) enum Silence {
     NoRoute,
     #[error("what answers there does not speak TLS")]
     NotTls,
+    #[error("it speaks no TLS 1.2 or newer")]
+    OldTls,
     #[error("the API server's certificate {0}")]
     Certificate(Untrusted),
     #[error("{0}")]
@@ -170,6 +172,8 @@ fn tls(error: &rustls::Error) -> Silence {
     let rustls::Error::InvalidCertificate(why) = error else {
         return match error {
             rustls::Error::InvalidMessage(_) => Silence::NotTls,
+            rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)
+            | rustls::Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13) => Silence::OldTls,
             other => Silence::Other(other.to_string()),
         };
     };

@@ -9,8 +9,8 @@ use crate::host::{Clock, Host};
 use crate::image;
 use crate::kubectl::{Kubectl, name, ready, wait};
 use crate::remote::Remote;
-use crate::secrets;
 use crate::tree::Tree;
+use crate::{secrets, tls};
 
 /// How long nodes and system pods may take until they are Ready.
 const READY: Duration = Duration::from_secs(180);
@@ -28,10 +28,14 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     let addresses = (machines.address("cp-1")?, machines.address("worker-1")?);
     let before = (Tree::of(&cp, &addresses.0)?, Tree::of(&worker, &addresses.1)?);
     let mut clock = Clock::new();
+    tls::joiner(host, &worker, &addresses.1)?;
+    clock.lap("join turns away from TLS 1.1");
 
     let joining = cp.run("/root/kprov init 2>&1")?;
     clock.lap("init");
     let line = join_line(&joining)?;
+    let planned = worker.run(&format!("/root/kprov join {line} --dry-run 2>&1"))?;
+    clock.lap("join --dry-run");
     let joined = worker.run(&format!("/root/kprov join {line} 2>&1"))?;
     clock.lap("join");
     let kubectl = Kubectl(cp.clone());
@@ -41,11 +45,15 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     join_again_changes_nothing(&kubectl, &worker, &line)?;
     clock.lap("init and join again, nothing to do");
     let token = line.split(' ').skip_while(|word| *word != "--token").nth(1).context("no token in the join line")?;
-    let said = joining + &joined + &cp.run("/root/kprov init --dry-run 2>&1")?;
+    let dry = cp.run("/root/kprov init --dry-run 2>&1; /root/kprov reset --force --dry-run 2>&1")?;
+    let said = unasked(&joining) + &planned + &joined + &dry + &kubectl.run("get events -A -o json")?;
     for (machine, address, before) in [(&cp, &addresses.0, &before.0), (&worker, &addresses.1, &before.1)] {
-        secrets::check(host, machine, before, &Tree::of(machine, address)?, token, &said)?;
+        secrets::check(machine, before, &Tree::of(machine, address)?, token, &said)?;
     }
     clock.lap("modes and owners of all new files; no secret in the open");
+    tls::servers(&addresses.0, tls::CONTROL_PLANE)?;
+    tls::servers(&addresses.1, tls::WORKER)?;
+    clock.lap("no port speaks TLS 1.1");
 
     let nodes = (machines.hostname("cp-1"), machines.hostname("worker-1"));
     workload(host, &kubectl, &[(&cp, LOAD), (&worker, LOAD)], &nodes, Duration::from_secs(60), true)?;
@@ -62,11 +70,18 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     Tree::of(&worker, &addresses.1)?.same_as(&before.1).context("the worker after its reset")?;
     Tree::of(&cp, &addresses.0)?.same_as(&before.0).context("the control plane after its reset")?;
     clock.lap("both as before");
-    let joining = cp.run("/root/kprov init 2>&1")?;
-    ensure!(joining.contains("kprov join "), "init after reset prints no join line:\n{joining}");
+    let events = cp.run("/root/kprov init -o json 2>&1")?;
+    ensure!(events.contains("kprov join "), "init after reset prints no join line:\n{events}");
+    secrets::unsaid(&secrets::secrets(&|command| cp.run(command), None)?, &unasked(&events))?;
     kubectl.wait_all_ready(1, READY)?;
-    clock.lap("init again, Ready");
+    clock.lap("init again as JSON without a secret, Ready");
     Ok(())
+}
+
+/// Without the line to join with, which holds a token because it was asked for.
+fn unasked(said: &str) -> String {
+    let lines = said.lines().filter(|line| !line.contains("kprov join "));
+    lines.map(|line| format!("{line}\n")).collect()
 }
 
 /// What follows `kprov join ` in what init says.

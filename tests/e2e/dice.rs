@@ -14,13 +14,21 @@ impl Dice {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    /// A moment within this time.
-    pub fn within(&mut self, span: Duration) -> Duration {
+    fn throw(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
-        let throw = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32;
-        span.mul_f64(throw as f64 / f64::from(u32::MAX))
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32
+    }
+
+    /// A moment within this time.
+    pub fn within(&mut self, span: Duration) -> Duration {
+        span.mul_f64(self.throw() as f64 / f64::from(u32::MAX))
+    }
+
+    /// A number below this one.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.throw() % end.max(1)
     }
 }
 
@@ -29,6 +37,7 @@ pub fn tries(few: u64) -> u64 {
     number("KPROV_TEST_KILLS").unwrap_or(few)
 }
 
-fn number(name: &str) -> Option<u64> {
+/// A number from the environment.
+pub fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }

@@ -4,17 +4,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-use crate::bare::{bring, join_line};
-use crate::dice::{Dice, tries};
-use crate::host::{Bare, Clock, Host, dirs_of};
-use crate::kubectl::{Kubectl, wait};
+use crate::host::{Bare, Host, dirs_of};
 use crate::remote::Remote;
-
-const READY: Duration = Duration::from_secs(180);
 
 /// Bytes of the file system: the base, a node's files twice over, and the bundle. Sparse.
 const SIZE: u64 = 8 << 30;
@@ -30,20 +24,24 @@ pub fn sweep(host: &Host) {
 }
 
 /// An ext4 in a file, mounted; unmounted when dropped.
-struct Disk {
+pub struct Disk {
     at: PathBuf,
     file: PathBuf,
 }
 
 impl Disk {
     /// Made and mounted, with the base's template in it.
-    fn new(host: &Host) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn new(host: &Host) -> anyhow::Result<Self> {
         let (at, file) = (host.state(MOUNT), host.state("disk.ext4"));
         let disk = Self { at, file };
         disk.drop_mount();
         std::fs::create_dir_all(&disk.at)?;
         std::fs::File::create(&disk.file).and_then(|file| file.set_len(SIZE)).context("making the disk's file")?;
-        run("mkfs.ext4", &["-q", "-F", text(&disk.file)?])?;
+        // Nothing is kept for root: all that writes there is root's.
+        run("mkfs.ext4", &["-q", "-F", "-m", "0", text(&disk.file)?])?;
         disk.mount()?;
         // Disks on overlayfs, so that all that a machine writes goes to this file system and no other.
         std::fs::write(disk.at.join("store.kind"), "overlay\n")?;
@@ -57,6 +55,42 @@ impl Disk {
 
     fn mount(&self) -> anyhow::Result<()> {
         run("mount", &["-o", "loop,noatime", text(&self.file)?, text(&self.at)?])
+    }
+
+    /// Bare machines on it, started. `set` names them and where they are remembered.
+    ///
+    /// # Errors
+    /// When they cannot be made.
+    pub fn bare<'a>(&self, host: &'a Host, set: &str, names: &[&str]) -> anyhow::Result<Bare<'a>> {
+        host.bare_in(&dirs_of(&self.at, &host.state(set)), set, names)
+    }
+
+    /// All of its machines lose their power, and come back.
+    ///
+    /// # Errors
+    /// When the disk cannot be stopped, or a machine does not come back.
+    pub fn cut(&self, machines: &mut Bare<'_>, names: &[&str]) -> anyhow::Result<()> {
+        self.shut()?;
+        for machine in names {
+            machines.power_cut(machine)?;
+        }
+        self.again()?;
+        for machine in names {
+            machines.start(machine)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the machines, and itself. With KPROV_TEST_KEEP both stay where a scenario failed, for the next run to sweep.
+    ///
+    /// # Errors
+    /// Those of the scenario; when something stays.
+    pub fn end(self, machines: Bare<'_>, result: anyhow::Result<()>) -> anyhow::Result<()> {
+        if result.is_err() && std::env::var_os("KPROV_TEST_KEEP").is_some() {
+            std::mem::forget(self);
+            return result;
+        }
+        machines.destroy().and(result)
     }
 
     /// Stops it as a power cut does.
@@ -98,140 +132,32 @@ fn text(path: &Path) -> anyhow::Result<&str> {
     path.to_str().context("a path that is no text")
 }
 
-/// Power cuts at random moments of init and join.
-pub fn power(host: &Host) -> anyhow::Result<()> {
-    let mut dice = Dice::printed();
-    let disk = Disk::new(host)?;
-    let dirs = dirs_of(&disk.at, &host.state("power"));
-    let mut machines = host.bare_in(&dirs, "power", &["cp-1", "worker-1"])?;
-    let result = cuts(host, &disk, &mut machines, &mut dice);
-    machines.destroy()?;
-    result
+/// What may still be written to the machine's disk, in MB.
+///
+/// # Errors
+/// When the machine does not say it.
+pub fn free(machine: &Remote) -> anyhow::Result<u64> {
+    let said = machine.run("df --output=avail -BM / | tail -n 1")?;
+    let Ok(free) = said.trim().trim_end_matches('M').parse() else { bail!("df says {said}") };
+    Ok(free)
 }
 
-fn cuts(host: &Host, disk: &Disk, machines: &mut Bare<'_>, dice: &mut Dice) -> anyhow::Result<()> {
-    let mut clock = Clock::new();
-    for machine in ["cp-1", "worker-1"] {
-        bring(host, &machines.remote(machine)?)?;
-        machines.remote(machine)?.run("sync")?;
-    }
-    loses(disk, machines)?;
-    clock.lap("an unsynced write is lost");
-    for round in 1..=tries(2) {
-        let line = cut_during(disk, machines, "cp-1", "init", 9, dice)?;
-        let line = join_line(&line)?;
-        cut_during(disk, machines, "worker-1", &format!("join {line}"), 9, dice)?;
-        let cp = machines.remote("cp-1")?;
-        Kubectl(cp.clone()).wait_all_ready(2, READY)?;
-        let again = cp.run("/root/kprov init 2>&1")?;
-        ensure!(again.contains("nothing to do"), "init again does not say that there is nothing to do:\n{again}");
-        for machine in ["worker-1", "cp-1"] {
-            cut_during(disk, machines, machine, "reset --force", 4, dice)?;
-        }
-        clock.lap(&format!("round {round}: init, join and both resets, each cut off its power and run again"));
-    }
-    Ok(())
+/// Takes the machine's disk but for so many MB of the room that there is, instead of what was taken before.
+///
+/// # Errors
+/// When the room is not there.
+pub fn leave(machine: &Remote, room: u64, of: u64) -> anyhow::Result<()> {
+    // df rounds up.
+    let size = of.saturating_sub(room + 1);
+    // To the last byte: that this fails is what is wanted.
+    let rest = if room == 0 { "cat /dev/zero 2>/dev/null >>/filler" } else { "true" };
+    machine.run(&format!("rm -f /filler && fallocate -l {size}M /filler && {{ {rest}; sync; }}")).map(drop)
 }
 
-/// All machines of the disk lose their power, and come back.
-fn cut(disk: &Disk, machines: &mut Bare<'_>) -> anyhow::Result<()> {
-    disk.shut()?;
-    for machine in ["cp-1", "worker-1"] {
-        machines.power_cut(machine)?;
-    }
-    disk.again()?;
-    for machine in ["cp-1", "worker-1"] {
-        machines.start(machine)?;
-    }
-    Ok(())
-}
-
-/// That this test can see a missing sync: what was not synced is gone after a cut, what was is there.
-fn loses(disk: &Disk, machines: &mut Bare<'_>) -> anyhow::Result<()> {
-    let machine = machines.remote("cp-1")?;
-    machine.run("echo kept > /root/kept && sync /root/kept && sync && echo lost > /root/lost")?;
-    cut(disk, machines)?;
-    let left = machine.run("cat /root/kept; cat /root/lost 2>/dev/null || true")?;
-    ensure!(left.contains("kept"), "a synced write is lost: this is no disk");
-    ensure!(!left.contains("lost"), "an unsynced write is still there: this test cannot see a missing sync");
-    machine.run("rm -f /root/kept /root/lost").map(drop)
-}
-
-/// Starts a command, cuts the power at some moment, and runs the same command again.
-fn cut_during(
-    disk: &Disk,
-    machines: &mut Bare<'_>,
-    machine: &str,
-    command: &str,
-    seconds: u64,
-    dice: &mut Dice,
-) -> anyhow::Result<String> {
-    let moment = dice.within(Duration::from_secs(seconds));
-    let remote = machines.remote(machine)?;
-    // Detached, because the session goes with the machine.
-    remote.run(&format!("(setsid /root/kprov {command} >/dev/null 2>&1 </dev/null &) ; true"))?;
-    let start = Instant::now();
-    std::thread::sleep(moment.saturating_sub(start.elapsed()));
-    cut(disk, machines)?;
-    if machine != "cp-1" {
-        // The control plane was cut off as well, and is on its way back.
-        let kubectl = Kubectl(machines.remote("cp-1")?);
-        wait(READY, || kubectl.run("get --raw /readyz"))?;
-    }
-    let what = || format!("kprov {command} again, after a power cut in second {:.3}", moment.as_secs_f64());
-    remote.run(&format!("/root/kprov {command} 2>&1")).with_context(what)
-}
-
-/// Free space that `init` meets, in MB: nothing, too little for one stage after another.
-const LEFT: [u64; 6] = [0, 100, 560, 600, 680, 760];
-
-/// A disk that is full: one clear error, and the same command again once there is room.
-pub fn full(host: &Host) -> anyhow::Result<()> {
-    let disk = Disk::new(host)?;
-    let dirs = dirs_of(&disk.at, &host.state("full"));
-    let mut machines = host.bare_in(&dirs, "full", &["cp-1"])?;
-    let result = sizes(host, &mut machines);
-    machines.destroy()?;
-    result
-}
-
-fn sizes(host: &Host, machines: &mut Bare<'_>) -> anyhow::Result<()> {
-    let mut clock = Clock::new();
-    let machine = machines.remote("cp-1")?;
-    bring(host, &machine)?;
-    for left in LEFT {
-        fill(&machine, left)?;
-        // What preflight would say is passed over: the disk may also fill up later.
-        let output = machine.output("/root/kprov init --ignore-preflight-errors=all 2>&1")?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let code = output.status.code();
-        ensure!(code == Some(1) || code == Some(3) || code == Some(0), "with {left} MB left: {code:?}\n{said}");
-        ensure!(!said.contains("panicked"), "with {left} MB left:\n{said}");
-        if code != Some(0) {
-            let words = ["No space left", "no space left", "are free"];
-            ensure!(words.iter().any(|word| said.contains(word)), "with {left} MB left the disk is not named:\n{said}");
-        }
-        machine.run("rm -f /filler")?;
-        machine.run("/root/kprov init 2>&1").with_context(|| format!("init again, after {left} MB were left"))?;
-        clock.lap(&format!("{left} MB left: exit {}, then init again", code.unwrap_or(-1)));
-        if LEFT.last() != Some(&left) {
-            machine.run("/root/kprov reset --force 2>&1")?;
-            clock.lap("reset");
-        }
-    }
-    Kubectl(machine.clone()).wait_all_ready(1, READY)?;
-    clock.lap("all Ready");
-    Ok(())
-}
-
-/// Fills the machine's disk up to so many MB.
-fn fill(machine: &Remote, left: u64) -> anyhow::Result<()> {
-    let free = machine.run("df --output=avail -BM / | tail -n 1")?;
-    let Ok(free) = free.trim().trim_end_matches('M').parse::<u64>() else { bail!("df says {free}") };
-    let write = match left {
-        // Root's own reserve goes too.
-        0 => "cat /dev/zero > /filler".to_owned(),
-        _ => format!("fallocate -l {}M /filler", free.saturating_sub(left)),
-    };
-    machine.run(&format!("{write} 2>/dev/null; sync; true")).map(drop)
+/// Gives the room back.
+///
+/// # Errors
+/// When the file cannot be removed.
+pub fn give_back(machine: &Remote) -> anyhow::Result<()> {
+    machine.run("rm -f /filler && sync").map(drop)
 }

@@ -13,9 +13,11 @@ mod dice;
 mod disk;
 mod foreign;
 mod forward;
+mod full;
 mod guest;
 mod guest_up;
 mod host;
+mod idle;
 mod image;
 mod interop;
 mod kills;
@@ -23,9 +25,11 @@ mod kubectl;
 #[path = "../left_out/mod.rs"]
 mod left_out;
 mod odd;
+mod power;
 mod qemu;
 mod remote;
 mod secrets;
+mod tls;
 mod tree;
 mod twins;
 mod up;
@@ -59,7 +63,8 @@ const SCENARIOS: &[Scenario] = &[
     ("interop_with_kubeadm", interop::run),
     ("killed_and_run_again", kills::run),
     ("up_killed_and_run_again", kills::up),
-    ("disk_full", disk::full),
+    ("power_cuts_that_lose_unsynced_data", power::run),
+    ("disk_full", full::init),
     ("odd_hosts", odd::run),
 ];
 
@@ -67,8 +72,8 @@ const SCENARIOS: &[Scenario] = &[
 const SOAK: &[Scenario] = &[
     ("debian_guest_joins", guest::joins),
     ("debian_guest_up", guest_up::run),
-    // Fails at some moments: the kubelet does not sync its serving certificate, and does not start with an empty one.
-    ("power_cuts_that_lose_unsynced_data", disk::power),
+    ("node_pressure", full::pressure),
+    ("idle_cluster", idle::run),
 ];
 
 fn main() -> ExitCode {

@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
-use crate::host::Host;
 use crate::remote::Remote;
 use crate::tree::Tree;
 
@@ -60,58 +59,104 @@ find /etc -xdev -type f -perm /044 -exec sed 's/^/readable by all: /' {} + 2>/de
 find /var/log -type f -exec sed 's/^/log file: /' {} + 2>/dev/null
 "#;
 
-/// Prints the middle of every key, and the secret of every token: enough to find them by.
+/// Prints the middle of every key, as it is and as kubeconfigs hold it, and the secrets of bootstrap tokens: enough to
+/// find them by.
 const SECRETS: &str = r#"
-for key in /etc/kubernetes/pki/*.key /etc/kubernetes/pki/etcd/*.key; do [ -f "$key" ] && sed -n 2p "$key"; done
+for key in /etc/kubernetes/pki/*.key /etc/kubernetes/pki/etcd/*.key; do
+    [ -f "$key" ] && sed -n 2p "$key" && base64 -w 0 "$key" | cut -c 80-140
+done
 for conf in /etc/kubernetes/*.conf; do sed -n 's/.*client-key-data: //p' "$conf" | cut -c 80-140; done
 for pem in /var/lib/kubelet/pki/*.pem /var/lib/kubelet/pki/*.key; do sed -n '/PRIVATE KEY/{n;p}' "$pem"; done
+[ ! -f /etc/kubernetes/admin.conf ] || kubectl --kubeconfig /etc/kubernetes/admin.conf --namespace kube-system get secrets \
+    --field-selector type=bootstrap.kubernetes.io/token -o 'jsonpath={range .items[*]}{.data.token-secret}{"\n"}{end}' |
+    while read -r coded; do echo "$coded" | base64 -d; echo; done
 true
 "#;
 
-/// Looks at a node that was a bare machine before. `token` is the one that the cluster was joined with, `said` what the
-/// commands printed.
+/// What a line of [`SECRETS`] is at least long.
+const LENGTH: usize = 16;
+
+/// A way to run a command line on a machine.
+type Run<'a> = &'a dyn Fn(&str) -> anyhow::Result<String>;
+
+/// Looks at a node that was a bare machine before. `said` is what commands printed that nobody asked for a token.
 ///
 /// # Errors
 /// All files that are not as they should be; where a secret was found.
-pub fn check(
-    host: &Host,
-    machine: &Remote,
-    before: &Tree,
-    after: &Tree,
-    token: &str,
-    said: &str,
-) -> anyhow::Result<()> {
+pub fn check(machine: &Remote, before: &Tree, after: &Tree, token: &str, said: &str) -> anyhow::Result<()> {
     let wrong: Vec<String> = after.new_files(before).filter_map(wrong).collect();
     ensure!(wrong.is_empty(), "files with another mode or owner than they should have:\n{}", wrong.join("\n"));
-
     let (_, token) = token.split_once('.').context("that is no token")?;
-    let listed = machine.run(SECRETS)?;
-    let secrets: Vec<&str> = listed.lines().chain([token]).filter(|line| !line.is_empty()).collect();
-    ensure!(secrets.len() > 2 && secrets.iter().all(|secret| secret.len() >= 16), "too few secrets: {}", secrets.len());
-    let path = host.state("secrets");
-    std::fs::write(&path, secrets.join("\n"))?;
-    // Not as an argument, where the search would find it.
-    let put = machine.upload(&path, "/root/secrets", "600");
-    std::fs::remove_file(&path)?;
-    put?;
-    let found = machine.run(&format!("( {SEARCH} ) | grep -F -f /root/secrets | cut -c 1-60; rm /root/secrets"))?;
-    ensure!(found.trim().is_empty(), "a secret is there:\n{found}");
-    for secret in secrets.iter().filter(|secret| **secret != token) {
-        ensure!(!said.contains(secret), "a command printed a secret");
-    }
-    finds(machine)
+    let run = |command: &str| machine.run(command);
+    let secrets = secrets(&run, Some(token))?;
+    nowhere(&run, &secrets)?;
+    unsaid(&secrets, said)?;
+    finds(&run)
 }
 
-/// That this search sees what it looks for: a process with a secret in its arguments.
-fn finds(machine: &Remote) -> anyhow::Result<()> {
-    let look = format!("( {SEARCH} ) | grep -F -f /root/secrets | cut -c 1-60");
-    let secret = "echo c2VjcmV0LW9mLXRoZS10ZXN0 > /root/secrets; sh -c 'sleep 20; :' c2VjcmV0LW9mLXRoZS10ZXN0 \
-         >/dev/null 2>&1 & pid=$!";
-    let found = machine.run(&format!("{secret}; {look}; kill $pid; rm /root/secrets"))?;
-    if found.contains("process: c2VjcmV0") {
-        return Ok(());
+/// The secrets of a node, and a token's that it was joined with.
+///
+/// # Errors
+/// When they are too few to be all.
+pub fn secrets(run: Run<'_>, token: Option<&str>) -> anyhow::Result<Vec<String>> {
+    let listed = run(SECRETS)?;
+    let mut all: Vec<String> = listed.lines().chain(token).filter(|l| !l.is_empty()).map(str::to_owned).collect();
+    all.sort_unstable();
+    all.dedup();
+    ensure!(all.len() > 2 && all.iter().all(|secret| secret.len() >= LENGTH), "too few secrets: {}", all.len());
+    Ok(all)
+}
+
+/// That none of them is where [`SEARCH`] looks.
+///
+/// # Errors
+/// With the beginning of each line that has one.
+pub fn nowhere(run: Run<'_>, secrets: &[String]) -> anyhow::Result<()> {
+    let found = run(&search(secrets))?;
+    ensure!(found.trim().is_empty(), "a secret is there:\n{found}");
+    Ok(())
+}
+
+/// That none of them was printed.
+///
+/// # Errors
+/// With the beginning of the line.
+pub fn unsaid(secrets: &[String], said: &str) -> anyhow::Result<()> {
+    for line in said.lines() {
+        let shown: String = line.chars().take(80).collect();
+        ensure!(!secrets.iter().any(|secret| line.contains(secret)), "a secret was printed: {shown} …");
     }
-    bail!("the search does not see a secret that is there: {found}")
+    Ok(())
+}
+
+/// A command line that looks for them, itself without any: its own arguments are among what is searched. A secret comes
+/// there with its characters in hexadecimal, and in a file that only root may read.
+fn search(secrets: &[String]) -> String {
+    let coded: Vec<String> = secrets.iter().map(|secret| data_encoding::HEXLOWER.encode(secret.as_bytes())).collect();
+    format!(
+        "umask 077; for coded in {}; do printf \"$(echo $coded | sed 's/../\\\\x&/g')\\n\"; done >/root/secrets; \
+         ( {SEARCH} ) | grep -F -f /root/secrets | cut -c 1-60; rm /root/secrets",
+        coded.join(" ")
+    )
+}
+
+/// That this search sees what it looks for, in each of its places.
+fn finds(run: Run<'_>) -> anyhow::Result<()> {
+    let secret = "c2VjcmV0LW9mLXRoZS10ZXN0";
+    let put = format!(
+        "S={secret}; sh -c 'sleep 20; :' $S >/dev/null 2>&1 & pid=$!
+mkdir -p /run/systemd/system; echo \"# $S\" | tee /run/systemd/system/test-secret.conf /etc/test-secret >/var/log/test-secret
+echo $S | systemd-cat; journalctl --sync
+echo $S >>/var/lib/kprov/journal.jsonl
+"
+    );
+    let gone = "kill $pid; sed -i '$d' /var/lib/kprov/journal.jsonl
+rm /run/systemd/system/test-secret.conf /etc/test-secret /var/log/test-secret";
+    let found = run(&format!("{put}{}\n{gone}", search(&[secret.to_owned()])))?;
+    for place in ["process: ", "journal of kprov: ", "log: ", "unit: ", "readable by all: ", "log file: "] {
+        ensure!(found.lines().any(|line| line.starts_with(place)), "the search sees no secret in {place}\n{found}");
+    }
+    Ok(())
 }
 
 /// A line of [`Tree`]: `file PATH TYPE MODE OWNER LINK`. What is wrong with it.

@@ -139,6 +139,15 @@ impl Tree {
     /// # Errors
     /// With all lines that went and came.
     pub fn same_as(&self, before: &Self) -> anyhow::Result<()> {
+        self.same_but(before, &[])
+    }
+
+    /// The same, where these may differ too.
+    ///
+    /// # Errors
+    /// With all lines that went and came.
+    pub fn same_but(&self, before: &Self, also: &[(&str, &str)]) -> anyhow::Result<()> {
+        let excluded = |line: &str| excluded(line) || also.iter().any(|(pattern, _)| matches(pattern, line));
         let differ = |a: &BTreeSet<String>, b: &BTreeSet<String>, sign: &str| -> Vec<String> {
             a.difference(b).filter(|line| !excluded(line)).map(|line| format!("{sign}{line}")).collect()
         };
@@ -176,16 +185,23 @@ fn matches(pattern: &str, line: &str) -> bool {
 
 /// The nftables ruleset of the machine with this address, without counters.
 fn ruleset(address: &str) -> anyhow::Result<String> {
+    let name = namespace(address)?;
+    let output = Command::new("ip").args(["netns", "exec", &name, "nft", "--stateless", "list", "ruleset"]).output()?;
+    ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// This host's network namespace with this address.
+///
+/// # Errors
+/// When there is none.
+pub fn namespace(address: &str) -> anyhow::Result<String> {
     let names = std::fs::read_dir("/run/netns").context("looking for the machine's network namespace")?;
     for name in names.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
         let shown = Command::new("ip").args(["-n", &name, "-4", "-o", "addr", "show"]).output()?;
-        if !String::from_utf8_lossy(&shown.stdout).contains(&format!(" {address}/")) {
-            continue;
+        if String::from_utf8_lossy(&shown.stdout).contains(&format!(" {address}/")) {
+            return Ok(name);
         }
-        let output =
-            Command::new("ip").args(["netns", "exec", &name, "nft", "--stateless", "list", "ruleset"]).output()?;
-        ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr));
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     bail!("no network namespace of this host has the address {address}")
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 
 use crate::host::{Clock, Host};
-use crate::{image, kubectl};
+use crate::{image, kubectl, secrets};
 
 pub const NAME: &str = "e2e";
 
@@ -34,6 +34,8 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     let there = kprov.ok(&["ssh", "worker-1", "--", "crictl", "images"])?;
     ensure!(there.contains("kprov.test/probe"), "image load left no image on the worker:\n{there}");
     clock.lap("image load, ssh");
+    kprov.hides()?;
+    clock.lap("no secret in the open, on the machines and with the operator");
 
     kprov.ok(&["stop"])?;
     let stopped = kprov.run(&["status", "--name", NAME])?;
@@ -136,6 +138,25 @@ impl<'a> Kprov<'a> {
         ensure!(nodes.len() == wanted, "{} nodes instead of {wanted}", nodes.len());
         ensure!(nodes.iter().all(kubectl::ready), "not all nodes are Ready");
         Ok(())
+    }
+
+    /// No secret of the cluster is in the open on its machines, in what `up` keeps where others may read it, or in what
+    /// `up` says when it looks at all of it once more.
+    fn hides(&self) -> anyhow::Result<()> {
+        let on = |machine: &'static str| move |command: &str| self.ok(&["ssh", machine, "--", command]);
+        let mut all = secrets::secrets(&on("cp-1"), None)?;
+        all.extend(secrets::secrets(&on("worker-1"), None)?);
+        for machine in ["cp-1", "worker-1"] {
+            secrets::nowhere(&on(machine), &all).with_context(|| format!("on {machine}"))?;
+        }
+        let dir = self.state.join("kprov").join(NAME);
+        let open = "find \"$0\" -type f -perm /077 -exec cat {} +; find \"$0\" -type f -perm /077 -name '*key*'";
+        let output = Command::new("sh").arg("-c").arg(open).arg(&dir).output()?;
+        let readable = String::from_utf8_lossy(&output.stdout).into_owned();
+        secrets::unsaid(&all, &readable).context("in what the operator's other users may read")?;
+        ensure!(!readable.contains("PRIVATE KEY"), "a private key of the operator's may be read by others");
+        let said = self.ok(&["up", "--workers", "1", "-o", "json"])?;
+        secrets::unsaid(&all, &said).context("in what up says")
     }
 
     /// Starts `up`, cuts the control plane off as soon as it works on its certificates, expects exit code 3, and
