@@ -8,6 +8,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod bare;
+mod bench;
 mod debian;
 mod dice;
 mod disk;
@@ -47,6 +48,8 @@ const SOAK: &[Scenario] = &[
     ("debian_guest_joins", guest::joins),
     // Fails at some moments: the kubelet does not sync its serving certificate, and does not start with an empty one.
     ("power_cuts_that_lose_unsynced_data", disk::power),
+    // `make bench`, which sets what it needs.
+    ("bench_beside_kubeadm", bench::run),
 ];
 
 fn main() -> ExitCode {

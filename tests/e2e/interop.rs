@@ -14,7 +14,9 @@ use crate::remote::Remote;
 
 const READY: Duration = Duration::from_secs(180);
 /// What of kubeadm's preflight a machine on this host cannot fulfil.
-const IGNORE: &str = "--ignore-preflight-errors=SystemVerification,Swap,NumCPU,Mem";
+pub const IGNORE: &str = "--ignore-preflight-errors=SystemVerification,Swap,NumCPU,Mem";
+/// Where kubeadm's documents are put.
+pub const CONFIG: &str = "/root/kubeadm.yaml";
 
 /// The scenario.
 pub fn run(host: &Host) -> anyhow::Result<()> {
@@ -69,7 +71,7 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
 }
 
 /// What comes after `join` in the line that a tool prints.
-fn line(said: &str) -> anyhow::Result<String> {
+pub fn line(said: &str) -> anyhow::Result<String> {
     let lines = said.replace("\\\n", " ");
     let found =
         lines.lines().find_map(|line| line.trim().split_once("join ").filter(|(_, rest)| rest.contains("--token")));
@@ -132,7 +134,13 @@ fn gone(machine: &Remote) -> anyhow::Result<()> {
 
 /// A cluster made by kubeadm on this machine; its join line.
 fn theirs(cp: &Remote, machines: &Bare<'_>) -> anyhow::Result<String> {
-    let address = machines.address("cp-1")?;
+    documents(cp, &machines.address("cp-1")?)?;
+    let said = cp.run(&format!("/root/kubeadm init --config {CONFIG} {IGNORE} 2>&1"))?;
+    line(&said)
+}
+
+/// Writes kubeadm's documents for a control plane on this machine.
+pub fn documents(cp: &Remote, address: &str) -> anyhow::Result<()> {
     let v1 = cp.run("stat -fc %T /sys/fs/cgroup")?.trim() != "cgroup2fs";
     let cgroups = if v1 { "cgroupDriver: cgroupfs\nfailCgroupV1: false\n" } else { "" };
     let documents = format!(
@@ -153,13 +161,11 @@ kind: KubeProxyConfiguration
 conntrack: {{maxPerCore: 0, min: 0}}
 "
     );
-    cp.run(&format!("cat >/root/kubeadm.yaml <<'E'\n{documents}E\n"))?;
-    let said = cp.run(&format!("/root/kubeadm init --config /root/kubeadm.yaml {IGNORE} 2>&1"))?;
-    line(&said)
+    cp.run(&format!("cat >{CONFIG} <<'E'\n{documents}E\n")).map(drop)
 }
 
 /// flannel's objects as a user would have them in a file.
-fn flannel(kubectl: &Kubectl) -> anyhow::Result<Vec<Value>> {
+pub fn flannel(kubectl: &Kubectl) -> anyhow::Result<Vec<Value>> {
     let mut all = vec![json!({
         "apiVersion": "v1",
         "kind": "Namespace",

@@ -53,7 +53,7 @@ pub const PARTS: [(&str, &str, &str); 8] = [
 ];
 
 /// The image of our flannel has a name and a revision of its own: it is not upstream's.
-pub(crate) const FLANNEL_IMAGE: (&str, &str) = ("kprov.io/flannel", "kprov1");
+pub(crate) const FLANNEL_IMAGE: (&str, &str) = ("kprov.io/flannel", "kprov2");
 
 /// One part to build.
 #[derive(Debug, Clone)]
