@@ -1,6 +1,6 @@
 # Names the commands; the work is in scripts/ and in kprov itself.
 
-.PHONY: up test static bundle lint oracle field-tables bench-bundle soak help
+.PHONY: up test static bundle lint oracle field-tables bench bench-bundle soak help
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -25,6 +25,9 @@ oracle: ## What the real kubeadm makes of the configurations in tests/oracle, ke
 
 field-tables: ## The tables of configuration fields, read anew from the Go types of the Kubernetes releases
 	@scripts/field-tables
+
+bench: static ## kprov beside the real kubeadm on equal machines of this host; writes docs/benchmarks.md
+	@scripts/bench
 
 bench-bundle: static ## Time to build, size, time to install; printed
 	@scripts/bench-bundle

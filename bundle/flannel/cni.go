@@ -3,8 +3,6 @@ package main
 import (
 	"bufio"
 	"encoding/json"
-	"flag"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -12,31 +10,31 @@ import (
 
 	"github.com/flannel-io/flannel/pkg/ip"
 	"github.com/flannel-io/flannel/pkg/subnet"
+	log "k8s.io/klog/v2"
 )
+
+// Where the plugins are in this image.
+const ownPlugins = "/opt/cni/bin"
 
 // installCNI copies the image's CNI plugins to the host, only those that are
 // absent there: a node that was joined by kubeadm may have none or its own.
-func installCNI(args []string) error {
-	f := flag.NewFlagSet("install-cni", flag.ExitOnError)
-	from := f.String("from", "/opt/cni/bin", "where the plugins are in this image")
-	to := f.String("to", "/host/opt/cni/bin", "the host's plugin directory")
-	_ = f.Parse(args)
-	plugins, err := os.ReadDir(*from)
+func installCNI(to string) error {
+	plugins, err := os.ReadDir(ownPlugins)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(*to, 0o755); err != nil {
+	if err := os.MkdirAll(to, 0o755); err != nil {
 		return err
 	}
 	for _, plugin := range plugins {
-		target := filepath.Join(*to, plugin.Name())
+		target := filepath.Join(to, plugin.Name())
 		if _, err := os.Stat(target); err == nil {
 			continue
 		}
-		if err := copyFile(filepath.Join(*from, plugin.Name()), target); err != nil {
+		if err := copyFile(filepath.Join(ownPlugins, plugin.Name()), target); err != nil {
 			return err
 		}
-		fmt.Println("installed", target)
+		log.Infof("installed %s", target)
 	}
 	return nil
 }

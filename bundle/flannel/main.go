@@ -1,8 +1,9 @@
 // The pod network's daemon: flannel's packages under a main of our own, because
 // upstream's does not resolve from the module proxy alone. Back-ends: vxlan and
-// host-gw. It also does two things for which upstream needs a CNI plugin:
-// `flanneld install-cni` puts absent CNI plugins on the host, and the running
-// daemon writes the CNI configuration itself.
+// host-gw. It also does two things for which upstream needs init containers and
+// a CNI plugin: with --install-cni it puts absent CNI plugins on the host, and it
+// writes the CNI configuration itself. The kubelet looks at pods once a second:
+// an init container would cost that and its own start before a node is Ready.
 //
 // The order of what happens follows upstream's main.go (Apache-2.0).
 package main
@@ -29,6 +30,7 @@ type options struct {
 	netConf     string
 	subnetFile  string
 	cniConf     string
+	installCNI  string
 	waitFor     string
 	publicIP    string
 	publicIPv6  string
@@ -56,13 +58,6 @@ func main() {
 		fmt.Println(version.Version)
 		return
 	}
-	if len(os.Args) > 1 && os.Args[1] == "install-cni" {
-		if err := installCNI(os.Args[2:]); err != nil {
-			fmt.Fprintln(os.Stderr, "flanneld:", err)
-			os.Exit(1)
-		}
-		return
-	}
 	opts := parse(os.Args[1:])
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -83,6 +78,7 @@ func parse(args []string) options {
 	f.StringVar(&o.netConf, "net-config-path", "/etc/kube-flannel/net-conf.json", "network configuration")
 	f.StringVar(&o.subnetFile, "subnet-file", "/run/flannel/subnet.env", "where this node's subnet and MTU are written")
 	f.StringVar(&o.cniConf, "cni-conf", "/etc/cni/net.d/10-flannel.conflist", "CNI configuration that is written; empty: none")
+	f.StringVar(&o.installCNI, "install-cni", "", "directory into which the image's CNI plugins are put where they are absent; empty: none")
 	f.StringVar(&o.waitFor, "wait-for", "", "address and port that must answer before the CNI configuration is written, for a minute at most")
 	f.StringVar(&o.publicIP, "public-ip", "", "IPv4 address by which other nodes reach this one")
 	f.StringVar(&o.publicIPv6, "public-ipv6", "", "IPv6 address by which other nodes reach this one")
@@ -108,6 +104,11 @@ func run(ctx context.Context, o options) error {
 	defer wg.Wait()
 	defer cancel()
 
+	if o.installCNI != "" {
+		if err := installCNI(o.installCNI); err != nil {
+			return fmt.Errorf("putting CNI plugins into %s: %w", o.installCNI, err)
+		}
+	}
 	sm, err := kube.NewSubnetManager(ctx, o.kubeAPI, o.kubeconfig, "flannel.alpha.coreos.com", o.netConf, true)
 	if err != nil {
 		return fmt.Errorf("reading this node's subnet from the API: %w", err)

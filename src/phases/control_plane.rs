@@ -168,6 +168,11 @@ pub(crate) fn api_server(cluster: &Cluster, facts: &Facts) -> Result<Component> 
     })
 }
 
+/// At its first start the controller manager makes an account for each of its forty controllers, one after the other,
+/// three requests each: with the default, thirty at once and then twenty a second, nothing in the cluster moves for five
+/// seconds. How many it may make in the long run stays as it is.
+const FIRST_REQUESTS: &str = "200";
+
 /// The controller manager. With an external CA (`ca.crt` without `ca.key`) nothing is signed here.
 pub(crate) fn controller_manager(cluster: &Cluster, facts: &Facts, external_ca: bool) -> Result<Component> {
     let settings = Settings::of(cluster)?;
@@ -192,6 +197,7 @@ pub(crate) fn controller_manager(cluster: &Cluster, facts: &Facts, external_ca: 
         ("use-service-account-credentials", "true".into()),
         ("controllers", "*,bootstrapsigner,tokencleaner".into()),
         ("cluster-name", settings.cluster_name.clone()),
+        ("kube-api-burst", FIRST_REQUESTS.into()),
     ];
     if let Some(pods) = network.pod_subnet.filter(|subnet| !subnet.is_empty()) {
         own.push(("allocate-node-cidrs", "true".into()));

@@ -8,6 +8,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod bare;
+mod bench;
 mod debian;
 mod dice;
 mod disk;
@@ -74,6 +75,8 @@ const SOAK: &[Scenario] = &[
     ("debian_guest_up", guest_up::run),
     ("node_pressure", full::pressure),
     ("idle_cluster", idle::run),
+    // `make bench`, which sets what it needs.
+    ("bench_beside_kubeadm", bench::run),
 ];
 
 fn main() -> ExitCode {

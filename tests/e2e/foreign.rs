@@ -12,18 +12,24 @@ use kprov::bundle::manifest::Content;
 use kprov::bundle::unpack::{FILES, unpack};
 use kprov::bundle::verify::open;
 
+use crate::bench::separate;
 use crate::host::Host;
 use crate::remote::Remote;
 
 /// Binaries that the packages bring.
 const BINARIES: [&str; 6] = [
-    "/usr/bin/kubelet",
+    KUBELET,
     "/usr/local/bin/kubectl",
     "/usr/local/bin/containerd",
     "/usr/local/bin/containerd-shim-runc-v2",
     "/usr/local/bin/ctr",
     "/usr/local/bin/runc",
 ];
+
+const KUBELET: &str = "/usr/bin/kubelet";
+
+/// Where the bundle's one file, which is kubectl too, lies beside a kubelet of its own.
+const ONE_FILE: &str = "/usr/local/bin/kube";
 
 const KUBELET_UNIT: &str = "[Unit]
 Description=kubelet: The Kubernetes Node Agent
@@ -63,7 +69,7 @@ WantedBy=multi-user.target
 /// What a user of kubeadm has downloaded.
 pub struct Kit {
     archive: PathBuf,
-    images: PathBuf,
+    images: Vec<PathBuf>,
     pause: String,
 }
 
@@ -73,6 +79,18 @@ impl Kit {
     /// # Errors
     /// When the bundle lacks a part.
     pub fn prepare(host: &Host) -> anyhow::Result<Self> {
+        Self::with(host, None)
+    }
+
+    /// The same with Kubernetes' components as programs of their own, out of this directory.
+    ///
+    /// # Errors
+    /// When the bundle or the directory lacks a part.
+    pub fn separate(host: &Host, programs: &Path) -> anyhow::Result<Self> {
+        Self::with(host, Some(programs))
+    }
+
+    fn with(host: &Host, programs: Option<&Path>) -> anyhow::Result<Self> {
         let dir = host.state("kit.d");
         if dir.exists() {
             std::fs::remove_dir_all(&dir)?;
@@ -91,6 +109,13 @@ impl Kit {
         unpack(open(&found.path)?, &unpacked, &mut |_, _| true)?;
         let images = dir.join("images.tar");
         export(&found.path, &found.id, &images, None)?;
+        let mut images = vec![images];
+        if let Some(programs) = programs {
+            // Imported after the bundle's own, whose names they take.
+            let separate = dir.join("separate.tar");
+            separate::images(&found.manifest, &images[0], programs, &separate)?;
+            images.push(separate);
+        }
         let archive = dir.join("kit.tar");
         let mut tar = tar::Builder::new(File::create(&archive)?);
         for path in BINARIES {
@@ -98,14 +123,19 @@ impl Kit {
             let file = file.with_context(|| format!("the bundle has no {path}"))?;
             // All of Kubernetes is one program, which goes by its name.
             if let Content::Link(target) = &file.content {
+                let target = if programs.is_some() { ONE_FILE } else { target };
                 let mut header = tar::Header::new_gnu();
                 header.set_entry_type(tar::EntryType::Symlink);
                 header.set_size(0);
                 tar.append_link(&mut header, path.trim_start_matches('/'), target)?;
                 continue;
             }
+            let path = if programs.is_some() && path == KUBELET { ONE_FILE } else { path };
             let sha = file.sha256().with_context(|| format!("{path} has no content"))?;
             append(&mut tar, path, 0o755, &std::fs::read(unpacked.join(FILES).join(sha))?)?;
+        }
+        if let Some(programs) = programs {
+            append(&mut tar, KUBELET, 0o755, &std::fs::read(programs.join("kubelet"))?)?;
         }
         append(&mut tar, "/usr/bin/kubeadm", 0o755, &std::fs::read(&host.kubeadm)?)?;
         for (path, text) in [
@@ -127,7 +157,6 @@ impl Kit {
     /// With what a command there said.
     pub fn install(&self, machine: &Remote) -> anyhow::Result<()> {
         machine.upload(&self.archive, "/root/kit.tar", "644")?;
-        machine.upload(&self.images, "/root/images.tar", "644")?;
         let config = self.containerd_config(&machine.run("stat -fc %T /sys/fs/cgroup")?);
         machine.run(&format!(
             "set -e; tar -C / -xf /root/kit.tar; mkdir -p /etc/containerd
@@ -135,8 +164,12 @@ cat >/etc/containerd/config.toml <<'E'
 {config}E
 sysctl -qw net.ipv4.ip_forward=1
 systemctl daemon-reload; systemctl enable -q kubelet containerd; systemctl start containerd
-ctr -n k8s.io images import /root/images.tar >/dev/null; rm /root/kit.tar /root/images.tar"
+rm /root/kit.tar"
         ))?;
+        for images in &self.images {
+            machine.upload(images, "/root/images.tar", "644")?;
+            machine.run("ctr -n k8s.io images import /root/images.tar >/dev/null && rm /root/images.tar")?;
+        }
         Ok(())
     }
 

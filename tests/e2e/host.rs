@@ -183,11 +183,34 @@ impl Host {
     /// # Errors
     /// When they cannot be made.
     pub fn bare_in(&self, dirs: &Dirs, set: &str, names: &[&str]) -> anyhow::Result<Bare<'_>> {
+        self.started(dirs, set, None, names)
+    }
+
+    /// Machines copied from a template that [`Bare::freeze`] made.
+    ///
+    /// # Errors
+    /// When they cannot be made.
+    pub fn copies(&self, set: &str, template: &str, names: &[&str]) -> anyhow::Result<Bare<'_>> {
+        self.started(&self.dirs(&self.state(set)), set, Some(template), names)
+    }
+
+    /// Removes a template; none of this name is success.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn forget(&self, template: &str) -> anyhow::Result<()> {
+        self.wait(async { Store::open(&self.cache.join("local")).await?.forget(template).await })
+    }
+
+    fn started(&self, dirs: &Dirs, set: &str, template: Option<&str>, names: &[&str]) -> anyhow::Result<Bare<'_>> {
         std::fs::create_dir_all(&dirs.state)?;
         std::fs::write(dirs.state.join(CACHE), dirs.cache.as_os_str().as_encoded_bytes())?;
         let machines = self.wait(async {
             let mut machines = Machines::open_or_create(dirs, set, None, &[]).await?;
-            let template = base::ensure(machines.store(), &Watch::quiet()).await?;
+            let template = match template {
+                Some(name) => name.to_owned(),
+                None => base::ensure(machines.store(), &Watch::quiet()).await?,
+            };
             for name in names {
                 machines.add(name, &template).await?;
                 machines.start(name).await?;
@@ -239,6 +262,15 @@ impl Bare<'_> {
     /// Where the set is remembered.
     pub fn state(&self) -> &Path {
         &self.state
+    }
+
+    /// Makes a template of one of them; all of them are gone then.
+    ///
+    /// # Errors
+    /// When it cannot be stopped or copied.
+    pub fn freeze(mut self, machine: &str, template: &str) -> anyhow::Result<()> {
+        self.host.wait(self.machines.freeze(machine, template))?;
+        self.destroy()
     }
 
     /// Removes all of them.

@@ -34,7 +34,8 @@ pub fn write(probe: &Path, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn append<W: std::io::Write>(to: &mut tar::Builder<W>, name: &str, mode: u32, data: &[u8]) -> anyhow::Result<()> {
+/// One entry of an archive.
+pub fn append<W: std::io::Write>(to: &mut tar::Builder<W>, name: &str, mode: u32, data: &[u8]) -> anyhow::Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_size(data.len() as u64);
     header.set_mode(mode);

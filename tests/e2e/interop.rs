@@ -16,14 +16,14 @@ use crate::twins::{Twin, same};
 const READY: Duration = Duration::from_secs(180);
 /// How long pods may take to reach each other.
 const MEET: Duration = Duration::from_secs(60);
-/// Documents on a machine.
-const DOCUMENTS: &str = "/root/kubeadm.yaml";
 const OUR_RESET: &str = "/root/kprov reset --force 2>&1";
 const THEIR_RESET: &str = "kubeadm reset --force 2>&1";
 /// Brings an image onto a node without kprov.
 const CTR: &str = "ctr -n k8s.io images import";
 /// What of kubeadm's preflight a machine on this host cannot fulfil.
-const IGNORE: &str = "--ignore-preflight-errors=SystemVerification,Swap,NumCPU,Mem";
+pub const IGNORE: &str = "--ignore-preflight-errors=SystemVerification,Swap,NumCPU,Mem";
+/// Where kubeadm's documents are put.
+pub const CONFIG: &str = "/root/kubeadm.yaml";
 
 /// The scenario.
 pub fn run(host: &Host) -> anyhow::Result<()> {
@@ -110,13 +110,12 @@ fn twins(machines: &Bare<'_>, cp: &Remote, worker: &Remote) -> anyhow::Result<St
     let twin = |machine: &Remote, name: &str| -> anyhow::Result<Twin> {
         let address = machines.address(name)?;
         let documents = documents(machine, &address)?;
-        machine.run(&format!("cat >{DOCUMENTS} <<'E'\n{documents}E\n"))?;
         Ok(Twin::new(machine, machines.hostname(name), address, &documents))
     };
     let (ours, theirs) = (twin(cp, "cp-1")?, twin(worker, "worker-1")?);
     let (said, their_said) = std::thread::scope(|scope| {
         let beside = scope.spawn(|| their_init(worker, "kubeadm"));
-        (cp.run(&format!("/root/kprov init --config {DOCUMENTS} 2>&1")), beside.join())
+        (cp.run(&format!("/root/kprov init --config {CONFIG} 2>&1")), beside.join())
     });
     their_said.map_err(|_| anyhow::anyhow!("kubeadm init broke off"))??;
     let line = line(&said?)?;
@@ -139,7 +138,7 @@ fn settled(kubectl: &Kubectl) -> anyhow::Result<()> {
 }
 
 /// What comes after `join` in the line that a tool prints.
-fn line(said: &str) -> anyhow::Result<String> {
+pub fn line(said: &str) -> anyhow::Result<String> {
     let lines = said.replace("\\\n", " ");
     let found =
         lines.lines().find_map(|line| line.trim().split_once("join ").filter(|(_, rest)| rest.contains("--token")));
@@ -210,11 +209,11 @@ fn gone(machine: &Remote) -> anyhow::Result<()> {
 }
 
 /// Documents for both tools: what such hosts need of the kubelet and kube-proxy (kprov finds it out by itself), and
-/// kprov's kind of keys.
-fn documents(machine: &Remote, address: &str) -> anyhow::Result<String> {
+/// kprov's kind of keys. They are written onto the machine, too.
+pub fn documents(machine: &Remote, address: &str) -> anyhow::Result<String> {
     let v1 = machine.run("stat -fc %T /sys/fs/cgroup")?.trim() != "cgroup2fs";
     let cgroups = if v1 { "cgroupDriver: cgroupfs\nfailCgroupV1: false\n" } else { "" };
-    Ok(format!(
+    let documents = format!(
         "apiVersion: kubeadm.k8s.io/v1beta4
 kind: InitConfiguration
 localAPIEndpoint: {{advertiseAddress: {address}}}
@@ -232,16 +231,18 @@ apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 conntrack: {{maxPerCore: 0, min: 0}}
 "
-    ))
+    );
+    machine.run(&format!("cat >{CONFIG} <<'E'\n{documents}E\n"))?;
+    Ok(documents)
 }
 
 /// A cluster made by kubeadm of the documents on this machine; its join line.
 fn their_init(machine: &Remote, kubeadm: &str) -> anyhow::Result<String> {
-    line(&machine.run(&format!("{kubeadm} init --config {DOCUMENTS} {IGNORE} 2>&1"))?)
+    line(&machine.run(&format!("{kubeadm} init --config {CONFIG} {IGNORE} 2>&1"))?)
 }
 
 /// flannel's objects as a user would have them in a file.
-fn flannel(kubectl: &Kubectl) -> anyhow::Result<Vec<Value>> {
+pub fn flannel(kubectl: &Kubectl) -> anyhow::Result<Vec<Value>> {
     let mut all = vec![json!({
         "apiVersion": "v1",
         "kind": "Namespace",

@@ -26,8 +26,18 @@ pub(crate) const DESCRIPTION: &str =
 pub(crate) const PROBE: &str = "the kubelet's first question comes before CoreDNS listens, and the second a period later: ten seconds in \
                      which nothing happens; it counts as unready after half a minute in both";
 
+/// The controller manager's first requests.
+pub(crate) const BURST: &str = "at its first start it makes an account for each controller; with the default it takes five seconds \
+                     over that, in which no pod is made; the rate in the long run is kubeadm's";
+
 /// Of what kprov's plan makes of a machine in memory.
 pub(crate) const PLANS: &[Allowed] = &[
+    Allowed {
+        cases: &[],
+        line: "manifest/kube-controller-manager.yaml.spec.containers[kube-controller-manager].command: nothing => \
+               \"--kube-api-burst=200\"",
+        why: BURST,
+    },
     Allowed {
         cases: &[],
         line: "object/Deployment kube-system/coredns.*.readinessProbe.periodSeconds: 10 => 2",

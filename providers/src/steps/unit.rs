@@ -10,6 +10,7 @@ use crate::machine::{UnitState, UnitVerb};
 use crate::{Machine, Made, Outputs, Status, Step, Watch};
 
 /// Enables and starts a unit, and starts it again when a file that it reads has changed.
+#[derive(Clone)]
 pub struct UnitStep {
     label: Label,
     machine: Arc<dyn Machine>,
@@ -129,7 +130,9 @@ impl Step for UnitStep {
         if !self.start {
             return Ok(Outputs::none());
         }
-        let hash = self.read_hash()?;
+        // Beside the start, which waits for other processes: a kubelet is a hundred megabytes.
+        let own = self.clone();
+        let hash = tokio::task::spawn_blocking(move || own.read_hash());
         match state.active.as_str() {
             "active" if !self.stale(known)? => {}
             // `activating`: it is waiting between two tries, perhaps with old files.
@@ -141,6 +144,6 @@ impl Step for UnitStep {
                 self.machine.unit_do(&self.name, UnitVerb::Start).await?;
             }
         }
-        Ok(if self.reads.is_empty() { Outputs::none() } else { Outputs::none().with(self.output(), hash) })
+        Ok(if self.reads.is_empty() { Outputs::none() } else { Outputs::none().with(self.output(), hash.await??) })
     }
 }

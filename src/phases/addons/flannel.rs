@@ -19,6 +19,9 @@ use crate::phases::rbac;
 /// Namespace.
 const NAMESPACE: &str = "kube-flannel";
 
+/// The host's CNI plugins, as the pod sees them: a node joined by kubeadm may lack those that flannel needs.
+const PLUGINS: &str = "/host/opt/cni/bin";
+
 /// All that flannel needs.
 pub(crate) fn objects(cluster: &Cluster, bundle: &Manifest) -> Result<Vec<Object>> {
     let api = Settings::of(cluster)?.api_url;
@@ -53,7 +56,7 @@ pub(crate) fn objects(cluster: &Cluster, bundle: &Manifest) -> Result<Vec<Object
         "metadata": {"name": "kube-flannel-cfg", "namespace": NAMESPACE, "labels": {"app": "flannel", "k8s-app": "flannel"}},
         "data": {"net-conf.json": net_conf(cluster)?},
     });
-    let mut command = vec!["flanneld".to_owned(), "--ip-masq".to_owned()];
+    let mut command = vec!["flanneld".to_owned(), "--ip-masq".to_owned(), format!("--install-cni={PLUGINS}")];
     if cluster.config.proxy.as_ref().is_none_or(|proxy| proxy.disabled != Some(true)) {
         let services = cluster.config.networking.as_ref().and_then(|n| n.service_subnet.clone()).unwrap_or_default();
         let service = subnets::api_service_address(&services).context("networking.serviceSubnet")?;
@@ -110,13 +113,6 @@ fn daemon_set(image: &str, command: &[String], host: &str, port: &str) -> Value 
                     "serviceAccountName": "flannel",
                     "nodeSelector": {"kubernetes.io/os": "linux"},
                     "tolerations": [{"operator": "Exists"}],
-                    "initContainers": [{
-                        "name": "install-cni",
-                        "image": image,
-                        "imagePullPolicy": "IfNotPresent",
-                        "command": ["flanneld", "install-cni"],
-                        "volumeMounts": [{"name": "cni-plugins", "mountPath": "/host/opt/cni/bin"}],
-                    }],
                     "containers": [{
                         "name": "kube-flannel",
                         "image": image,
@@ -135,6 +131,7 @@ fn daemon_set(image: &str, command: &[String], host: &str, port: &str) -> Value 
                             "capabilities": {"add": ["NET_ADMIN", "NET_RAW"]},
                         },
                         "volumeMounts": [
+                            {"name": "cni-plugins", "mountPath": PLUGINS},
                             {"name": "run", "mountPath": "/run/flannel"},
                             {"name": "cni", "mountPath": "/etc/cni/net.d"},
                             {"name": "flannel-cfg", "mountPath": "/etc/kube-flannel"},
