@@ -24,11 +24,7 @@ const PODS: &str = "/var/lib/kubelet/pods/";
 
 /// Where two control planes of the same documents may differ, and why.
 const TWINS: &[Allowed] = &[
-    Allowed {
-        cases: &[],
-        line: "*[kube-controller-manager].command: nothing => \"--kube-api-burst=200\"",
-        why: BURST,
-    },
+    Allowed { cases: &[], line: "*[kube-controller-manager].command: nothing => \"--kube-api-burst=200\"", why: BURST },
     Allowed {
         cases: &[],
         line: "object/Deployment kube-system/coredns.*.readinessProbe.periodSeconds: 10 => 2",
