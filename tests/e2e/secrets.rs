@@ -129,13 +129,14 @@ pub fn unsaid(secrets: &[String], said: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A command line that looks for them, itself without any: its own arguments are among what is searched. A secret comes
-/// there with its characters in hexadecimal, and in a file that only root may read.
+/// A command line that looks for them, itself without any, because its own arguments are among what is searched: a secret
+/// comes there with its characters in hexadecimal, and in a file that only root may read. `-a`: what grep takes for
+/// binary, as some of /etc and of the logs, it would pass over without a word.
 fn search(secrets: &[String]) -> String {
     let coded: Vec<String> = secrets.iter().map(|secret| data_encoding::HEXLOWER.encode(secret.as_bytes())).collect();
     format!(
         "umask 077; for coded in {}; do printf \"$(echo $coded | sed 's/../\\\\x&/g')\\n\"; done >/root/secrets; \
-         ( {SEARCH} ) | grep -F -f /root/secrets | cut -c 1-60; rm /root/secrets",
+         ( {SEARCH} ) | grep -a -F -f /root/secrets | cut -c 1-60; rm /root/secrets",
         coded.join(" ")
     )
 }
