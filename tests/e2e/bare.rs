@@ -121,7 +121,7 @@ fn join_again_changes_nothing(kubectl: &Kubectl, worker: &Remote, line: &str) ->
         kubectl.0.run("rm /root/patch.json")
     };
     ensure!(!config.contains("maxPods"), "kubelet-config names maxPods already:\n{config}");
-    put(&format!("{config}maxPods: 42\n"))?;
+    put(&format!("{}\nmaxPods: 42\n", config.trim_end()))?;
     let said = again();
     put(config)?;
     let said = said?;
