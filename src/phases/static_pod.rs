@@ -215,7 +215,7 @@ fn container(component: &Component) -> Result<Container> {
         env: Some(envs?).filter(|all| !all.is_empty()),
         liveness_probe: Some(probe(component, liveness, Some(10), 8, 10)),
         readiness_probe: readiness.map(|path| probe(component, path, None, 3, 1)),
-        startup_probe: Some(probe(component, startup, Some(10), startup_failures(component.startup), 10)),
+        startup_probe: Some(probe(component, startup, None, startup_failures(component.startup), STARTUP_PERIOD)),
         ports: Some(vec![ContainerPort {
             name: Some("probe-port".into()),
             container_port: i32::from(component.probe.port),
@@ -228,9 +228,14 @@ fn container(component: &Component) -> Result<Container> {
     })
 }
 
-/// How often the startup probe may fail, asked every 10 s.
+/// Seconds from one startup probe to the next. Until one succeeds a pod is not Ready: with kubeadm's, first after ten
+/// seconds and then every ten, a control plane that has long been healthy counts as not Ready for up to twenty.
+const STARTUP_PERIOD: i32 = 2;
+
+/// How often the startup probe may fail: for the whole timeout.
 fn startup_failures(timeout: Duration) -> i32 {
-    i32::try_from(timeout.as_millis().div_ceil(10_000).max(1)).unwrap_or(i32::MAX)
+    let period = 1000 * u128::from(STARTUP_PERIOD.unsigned_abs());
+    i32::try_from(timeout.as_millis().div_ceil(period).max(1)).unwrap_or(i32::MAX)
 }
 
 fn probe(component: &Component, path: &str, delay: Option<i32>, failures: i32, period: i32) -> Probe {
@@ -304,8 +309,8 @@ mod tests {
 
     #[test]
     fn the_startup_probe_may_fail_for_the_whole_timeout() {
-        assert_eq!(startup_failures(Duration::from_secs(240)), 24);
-        assert_eq!(startup_failures(Duration::from_secs(241)), 25);
+        assert_eq!(startup_failures(Duration::from_secs(240)), 120);
+        assert_eq!(startup_failures(Duration::from_secs(241)), 121);
         assert_eq!(startup_failures(Duration::ZERO), 1);
     }
 

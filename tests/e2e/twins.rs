@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::kubectl::{Kubectl, items, name};
-use crate::oracle::allowed::{Allowed, BURST, DESCRIPTION, FLANNEL, PROBE, unexpected, unused};
+use crate::oracle::allowed::{Allowed, BURST, DESCRIPTION, FLANNEL, PROBE, STARTUP, unexpected, unused};
 use crate::oracle::compare::differences;
 use crate::oracle::findings::{Findings, Scene, modes};
 use crate::oracle::tree::{Thing, Tree, What};
@@ -24,6 +24,9 @@ const PODS: &str = "/var/lib/kubelet/pods/";
 
 /// Where two control planes of the same documents may differ, and why.
 const TWINS: &[Allowed] = &[
+    Allowed { cases: &[], line: "*.startupProbe.periodSeconds: 10 => 2", why: STARTUP },
+    Allowed { cases: &[], line: "*.startupProbe.initialDelaySeconds: 10 => nothing", why: STARTUP },
+    Allowed { cases: &[], line: "*.startupProbe.failureThreshold: * => *", why: STARTUP },
     Allowed { cases: &[], line: "*[kube-controller-manager].command: nothing => \"--kube-api-burst=200\"", why: BURST },
     Allowed {
         cases: &[],

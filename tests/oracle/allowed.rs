@@ -30,8 +30,15 @@ pub(crate) const PROBE: &str = "the kubelet's first question comes before CoreDN
 pub(crate) const BURST: &str = "at its first start it makes an account for each controller; with the default it takes five seconds \
                      over that, in which no pod is made; the rate in the long run is kubeadm's";
 
+/// Static pods are asked sooner whether they have started.
+pub(crate) const STARTUP: &str = "until its startup probe succeeds a pod is not Ready: kubeadm's comes ten seconds after the start and then \
+                       every ten; as long as before until it counts as failed";
+
 /// Of what kprov's plan makes of a machine in memory.
 pub(crate) const PLANS: &[Allowed] = &[
+    Allowed { cases: &[], line: "manifest/*.startupProbe.periodSeconds: 10 => 2", why: STARTUP },
+    Allowed { cases: &[], line: "manifest/*.startupProbe.initialDelaySeconds: 10 => nothing", why: STARTUP },
+    Allowed { cases: &[], line: "manifest/*.startupProbe.failureThreshold: * => *", why: STARTUP },
     Allowed {
         cases: &[],
         line: "manifest/kube-controller-manager.yaml.spec.containers[kube-controller-manager].command: nothing => \
