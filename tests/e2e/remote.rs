@@ -29,8 +29,9 @@ impl Remote {
 
     fn ssh(&self, command: &str) -> Command {
         let mut ssh = Command::new("ssh");
+        // A guest of emulated processors on a busy host may be silent for a minute.
         ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=10"])
-            .args(["-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=6", "-o", "LogLevel=ERROR"])
+            .args(["-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=24", "-o", "LogLevel=ERROR"])
             .arg("-o")
             .arg(format!("UserKnownHostsFile={}", self.known_hosts.display()))
             .arg("-i")
