@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Event, Node, Pod};
+use kprov_providers::kube::diagnose::likely_cause;
 use kube::Client;
 use kube::api::{Api, ListParams, LogParams, WatchParams};
 
@@ -28,7 +29,8 @@ pub struct NotReady {
 /// Waits until all is Ready. Says what is waited for when that changes.
 ///
 /// # Errors
-/// [`NotReady`] after ten minutes: what is not, why, and the last log lines of a pod that is not.
+/// [`NotReady`] after ten minutes: what is not, the last log lines of a pod that is not, the kubelet's last error about it
+/// and the likely cause.
 pub async fn wait(client: &Client, scope: &Scope, say: &(dyn Fn(String) + Send + Sync)) -> anyhow::Result<Health> {
     wait_since(client, scope, &Booted::default(), say).await
 }
@@ -53,11 +55,16 @@ pub async fn wait_since(
             Err(error) => words(error),
         };
         if begin.elapsed() > LIMIT {
-            let log = match &looked {
-                Ok(Health { pod: Some((namespace, name)), .. }) => log(client, namespace, name).await,
+            let why = match &looked {
+                Ok(Health { pod: Some((namespace, name)), .. }) => why(
+                    &log(client, namespace, name).await,
+                    kubelet_error(client, namespace, name).await,
+                    name,
+                    &waiting,
+                ),
                 _ => String::new(),
             };
-            return Err(anyhow::Error::new(NotReady { seconds: LIMIT.as_secs(), waiting: waiting + &log }));
+            return Err(anyhow::Error::new(NotReady { seconds: LIMIT.as_secs(), waiting: waiting + &why }));
         }
         let short = looked.as_ref().map_or_else(|_| waiting.clone(), |health| short(&health.waiting));
         if told != short {
@@ -105,12 +112,36 @@ async fn change(client: &Client, scope: &Scope) {
     let _ = tokio::time::timeout(Duration::from_secs(2), wait).await;
 }
 
+/// The last lines of a pod's log; none where it never wrote one.
 async fn log(client: &Client, namespace: &str, name: &str) -> String {
     let params = LogParams { tail_lines: Some(LOG_LINES), ..LogParams::default() };
-    match Api::<Pod>::namespaced(client.clone(), namespace).logs(name, &params).await {
-        Ok(text) if !text.trim().is_empty() => format!("\nlast lines of {name}:\n{}", text.trim_end()),
-        _ => String::new(),
+    Api::<Pod>::namespaced(client.clone(), namespace).logs(name, &params).await.unwrap_or_default()
+}
+
+/// What the kubelet complained of last about a pod. It tells the API, so no way onto the pod's machine is needed.
+async fn kubelet_error(client: &Client, namespace: &str, name: &str) -> Option<String> {
+    let of_pod = ListParams::default().fields(&format!("involvedObject.name={name},type=Warning"));
+    let found = Api::<Event>::namespaced(client.clone(), namespace).list(&of_pod).await.ok()?;
+    let last = found.items.into_iter().max_by_key(|event| {
+        let times = [event.last_timestamp.as_ref(), event.first_timestamp.as_ref()];
+        times.into_iter().flatten().next().map(|time| time.0)
+    })?;
+    last.message
+}
+
+/// A pod's last lines, the kubelet's last error about it, and what usually causes them.
+fn why(log: &str, error: Option<String>, name: &str, waiting: &str) -> String {
+    let mut text = match log.trim_end() {
+        "" => format!("\n{name} never wrote a log"),
+        log => format!("\nlast lines of {name}:\n{log}"),
+    };
+    if let Some(error) = &error {
+        text.push_str(&format!("\nthe kubelet's last error: {error}"));
     }
+    let lines = log.lines().rev().chain(error.as_deref()).chain([waiting]);
+    let cause = likely_cause(lines).unwrap_or("not known; see kubectl describe pods -A");
+    text.push_str(&format!("\nlikely cause: {cause}"));
+    text
 }
 
 #[cfg(test)]
@@ -122,5 +153,23 @@ mod tests {
         let lines: Vec<String> = (1..=5).map(|n| format!("pod {n}")).collect();
         assert_eq!(short(&lines), "pod 1; pod 2; pod 3; and 2 more");
         assert_eq!(short(lines.get(..1).unwrap()), "pod 1");
+    }
+    #[test]
+    fn why_a_pod_is_not_ready_is_its_log_the_kubelets_error_and_the_cause() {
+        let full = why("serving\nno space left on device\n", None, "web", "");
+        assert_eq!(
+            full,
+            "\nlast lines of web:\nserving\nno space left on device\nlikely cause: the disk is full: df -h"
+        );
+        let error = Some("Failed to pull image: ErrImagePull".to_owned());
+        let pull = why("", error, "web", "");
+        assert_eq!(
+            pull,
+            "\nweb never wrote a log\nthe kubelet's last error: Failed to pull image: ErrImagePull\nlikely cause: an image \
+             is not on this machine: crictl images"
+        );
+        assert!(
+            why("", None, "web", "web is not Ready").ends_with("likely cause: not known; see kubectl describe pods -A")
+        );
     }
 }

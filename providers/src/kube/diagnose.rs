@@ -154,14 +154,18 @@ const CAUSES: &[(&[&str], &str)] = &[
     (&["containerd.sock"], "containerd does not answer: systemctl status containerd"),
 ];
 
-/// The first line, of those that tell most first, whose pattern is known.
-fn cause<'a>(mut lines: impl Iterator<Item = &'a str>, component: &Component) -> String {
-    let known = |line: &str| {
+/// What usually causes the first line, of those that tell most first, whose pattern is known.
+pub fn likely_cause<'a>(mut lines: impl Iterator<Item = &'a str>) -> Option<&'static str> {
+    lines.find_map(|line| {
         let lower = line.to_lowercase();
-        CAUSES.iter().find(|(all, _)| all.iter().all(|part| lower.contains(&part.to_lowercase())))
-    };
-    match lines.find_map(known) {
-        Some((_, cause)) => (*cause).to_owned(),
+        let known = CAUSES.iter().find(|(all, _)| all.iter().all(|part| lower.contains(&part.to_lowercase())));
+        known.map(|(_, cause)| *cause)
+    })
+}
+
+fn cause<'a>(lines: impl Iterator<Item = &'a str>, component: &Component) -> String {
+    match likely_cause(lines) {
+        Some(cause) => cause.to_owned(),
         None if component.unit => format!("not known; see journalctl -u {}", component.name),
         None => format!("not known; see crictl ps -a --name {} and journalctl -u kubelet", component.name),
     }
