@@ -4,10 +4,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
 use crate::host::{Bare, Host, dirs_of};
+use crate::kubectl::wait;
 use crate::remote::Remote;
 
 /// Bytes of the file system: the base, a node's files twice over, and the bundle. Sparse.
@@ -90,7 +92,8 @@ impl Disk {
             std::mem::forget(self);
             return result;
         }
-        machines.destroy().and(result)
+        let gone = machines.destroy();
+        result.and(gone)
     }
 
     /// Stops it as a power cut does.
@@ -109,7 +112,8 @@ impl Disk {
 
     /// Unmounted and mounted again, as at a start.
     fn again(&self) -> anyhow::Result<()> {
-        run("umount", &[text(&self.at)?])?;
+        // The last processes of a machine may still be on their way out.
+        wait(Duration::from_secs(30), || run("umount", &[text(&self.at)?]))?;
         self.mount()
     }
 }
