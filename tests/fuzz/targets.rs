@@ -231,13 +231,42 @@ fn image_layer() -> Target {
     header.set_size(3);
     tar.append_data(&mut header, "usr/lib/".repeat(20) + "long", b"abc".as_slice()).unwrap();
     let links = tar.into_inner().unwrap();
-    let parse = |input: &[u8]| {
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append_pax_extensions([("path", b"usr/lib/b".as_slice()), ("linkpath", b"../a"), ("size", b"3")]).unwrap();
+    let mut header = tar::Header::new_ustar();
+    header.set_size(3);
+    tar.append_data(&mut header, "usr/lib/other", b"abc".as_slice()).unwrap();
+    let pax = tar.into_inner().unwrap();
+    let one = |layer: Vec<u8>| {
         let mut bundle = Synthetic::new("amd64");
-        bundle.image("registry.k8s.io/pause:3.10.2", &[input.to_vec()]);
+        bundle.image("registry.k8s.io/pause:3.10.2", &[layer]);
         bundle.manifest.arrange();
         read(&bundle.bytes())
     };
-    Target { seeds: vec![layer(&[("etc/passwd", b"root"), ("usr/bin/x", b"x")]), links], parse: Box::new(parse) }
+    // As it is bent, which a header's checksum mostly tells, and as somebody who knows of checksums would.
+    let parse = move |input: &[u8]| {
+        let taken = one(input.to_vec());
+        one(summed(input)) || taken
+    };
+    let seeds = vec![layer(&[("etc/passwd", b"root"), ("usr/bin/x", b"x")]), links, pax];
+    Target { seeds, parse: Box::new(parse) }
+}
+
+/// A tar whose headers have the right checksums, and whole blocks.
+fn summed(tar: &[u8]) -> Vec<u8> {
+    let mut bytes = tar.to_vec();
+    bytes.resize(bytes.len().div_ceil(512) * 512, 0);
+    let mut at = 0;
+    while let Some(block) = bytes.get_mut(at..at + 512).filter(|block| block.iter().any(|byte| *byte != 0)) {
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        let size = tar::Header::from_byte_slice(block).entry_size().unwrap_or_default();
+        // Beyond the end there is nothing to sum.
+        let content = usize::try_from(size).unwrap_or(usize::MAX).min(bytes.len()).div_ceil(512) * 512;
+        at += 512 + content;
+    }
+    bytes
 }
 
 /// Journals of this release and others, whole and torn.
