@@ -243,11 +243,8 @@ fn image_layer() -> Target {
         bundle.manifest.arrange();
         read(&bundle.bytes())
     };
-    // As it is bent, which a header's checksum mostly tells, and as somebody who knows of checksums would.
-    let parse = move |input: &[u8]| {
-        let taken = one(input.to_vec());
-        one(summed(input)) || taken
-    };
+    // Some as they are bent, which a header's checksum mostly tells; the others as by somebody who knows of checksums.
+    let parse = move |input: &[u8]| one(if input.len().is_multiple_of(3) { input.to_vec() } else { summed(input) });
     let seeds = vec![layer(&[("etc/passwd", b"root"), ("usr/bin/x", b"x")]), links, pax];
     Target { seeds, parse: Box::new(parse) }
 }
