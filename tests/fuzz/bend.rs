@@ -94,7 +94,7 @@ fn once(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], dice: &mut Dice) {
     let at = dice.below(bytes.len() + 1);
     let most = 1 << dice.below(10);
     let len = dice.below((bytes.len() - at).min(most) + 1);
-    match dice.below(9) {
+    match dice.below(10) {
         0 => flip(bytes, at, dice),
         1 => drop(bytes.splice(at..at + len, [])),
         2 => drop(bytes.splice(at..at, dice.pick(&WORDS).iter().copied())),
@@ -112,6 +112,12 @@ fn once(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], dice: &mut Dice) {
         }
         6 => bytes.truncate(at),
         7 => digits(bytes, dice),
+        8 => {
+            // In place, so that what is counted in front of it still fits.
+            let word = dice.pick(&WORDS);
+            let end = bytes.len().min(at + word.len());
+            bytes[at..end].copy_from_slice(&word[..end - at]);
+        }
         _ => {
             let deep = dice.pick(&[b"[", b"{", b"- ".as_slice()]).repeat(1 << dice.below(12));
             drop(bytes.splice(at..at, deep));

@@ -67,10 +67,22 @@ fn files(dir: &str, ending: &str) -> Vec<Vec<u8>> {
     found
 }
 
+/// Anchors, aliases, merge keys and tags, which nobody's documents have and everybody's may.
+const MERGED: &[u8] = b"apiVersion: kubeadm.k8s.io/v1beta4
+kind: ClusterConfiguration
+apiServer: &server
+  extraArgs: &args
+  - {name: v, value: !!str 2}
+controllerManager: {<<: *server}
+scheduler:
+  <<: [*server, {extraArgs: *args}]
+";
+
 /// kubeadm's documents. Whatever is wrong is said in words, never by a panic.
 fn documents() -> Target {
     let mut seeds = files("tests/golden", ".yaml");
     seeds.extend(files("src/cluster/tests", ".yaml"));
+    seeds.push(MERGED.to_vec());
     let read = |name: &str| serde_json::from_slice(&std::fs::read(root().join("tests/golden").join(name)).unwrap());
     let (facts, manifest) = (read("facts.json").unwrap(), read("bundle.json").unwrap());
     let (facts, manifest) = (serde_json::from_value(facts).unwrap(), serde_json::from_value(manifest).unwrap());
