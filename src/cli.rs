@@ -6,6 +6,7 @@ pub mod error;
 pub mod output;
 
 mod act;
+mod again;
 mod bundle;
 mod clusters;
 mod completion;

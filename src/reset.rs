@@ -20,7 +20,7 @@ use crate::engine::{self, Stop};
 use crate::journal::{Journal, Record};
 
 pub use self::kernel::{Kernel, ThisKernel};
-use self::survey::survey;
+use self::survey::{leftovers, stops};
 pub use self::task::Task;
 
 /// Phase name of its events.
@@ -66,7 +66,8 @@ impl Reset {
     /// # Errors
     /// When the machine cannot be looked at.
     pub async fn preview(&self, record: &Record) -> anyhow::Result<Vec<String>> {
-        let tasks = self.survey(record).await?;
+        let mut tasks = self.stops(record).await?;
+        tasks.extend(self.leftovers(record).await?);
         let mut lines: Vec<String> = tasks.iter().map(ToString::to_string).collect();
         for entry in record.entries().iter().rev() {
             let made = entry.made.iter().rev().filter(|made| **made != kprov_providers::Made::Nothing);
@@ -86,12 +87,10 @@ impl Reset {
         let mut report = Report::default();
         journal.begin("reset", "");
         let record = journal.record();
-        for task in self.survey(&record).await? {
-            if self.stop.asked() {
-                report.interrupted = true;
-                return Ok(report);
-            }
-            self.task(&task, &mut report).await;
+        let stopped = self.all(self.stops(&record).await?, &mut report).await;
+        // Looked for only now: a kube-proxy that just began makes its first rules while it is being ended.
+        if !stopped || !self.all(self.leftovers(&record).await?, &mut report).await {
+            return Ok(report);
         }
         let undone = engine::undo(journal, self.machine.as_ref(), &self.events, &self.stop).await?;
         report.done += undone.undone.len();
@@ -105,9 +104,24 @@ impl Reset {
         Ok(report)
     }
 
-    async fn survey(&self, record: &Record) -> anyhow::Result<Vec<Task>> {
-        let kubeconfig = self.kubeconfig.as_deref();
-        survey(self.machine.as_ref(), self.kernel.as_ref(), &self.config, kubeconfig, record).await
+    async fn stops(&self, record: &Record) -> anyhow::Result<Vec<Task>> {
+        stops(self.machine.as_ref(), &self.config, self.kubeconfig.as_deref(), record).await
+    }
+
+    async fn leftovers(&self, record: &Record) -> anyhow::Result<Vec<Task>> {
+        leftovers(self.machine.as_ref(), self.kernel.as_ref(), &self.config, record).await
+    }
+
+    /// Does these one after the other; false when asked to stop before the last one.
+    async fn all(&self, tasks: Vec<Task>, report: &mut Report) -> bool {
+        for task in tasks {
+            if self.stop.asked() {
+                report.interrupted = true;
+                return false;
+            }
+            self.task(&task, report).await;
+        }
+        true
     }
 
     async fn task(&self, task: &Task, report: &mut Report) {

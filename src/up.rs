@@ -28,6 +28,7 @@ use tokio::sync::Mutex;
 
 use self::places::{ClusterRecord, FORMAT, Places};
 use crate::bundle::locate::Found;
+use crate::cluster::defaults::{POD_SUBNET, SERVICE_SUBNET};
 use crate::engine::{Engine, Outcome, Stop};
 use crate::journal::Journal;
 use crate::phases;
@@ -127,6 +128,20 @@ pub fn workers(asked: Option<u32>, known: Option<&ClusterRecord>) -> u32 {
     asked.or(known.map(|known| known.workers)).unwrap_or(1)
 }
 
+/// Refuses a subnet for machines that holds addresses of Services or pods: init there would, after all the work.
+///
+/// # Errors
+/// When it does.
+pub fn apart_from_cluster(subnet: &Ipv4Net) -> anyhow::Result<()> {
+    for (what, own) in [("Services", SERVICE_SUBNET), ("pods", POD_SUBNET)] {
+        let own: Ipv4Net = own.parse()?;
+        if own.contains(&subnet.network()) || subnet.contains(&own.network()) {
+            bail!("it overlaps with the addresses of {what} ({own}): subnet {subnet}");
+        }
+    }
+    Ok(())
+}
+
 /// Brings the cluster up, or to what is wanted now. Everything of it is remembered first.
 ///
 /// # Errors
@@ -188,6 +203,21 @@ mod tests {
         assert_eq!(surplus(names.iter(), 1), ["worker-2", "worker-10"]);
         assert_eq!(surplus(names.iter(), 0), ["worker-1", "worker-2", "worker-10"]);
         assert!(surplus(names.iter(), 10).is_empty());
+    }
+
+    #[test]
+    fn machines_have_other_addresses_than_services_and_pods() {
+        for (subnet, refused) in [
+            ("10.96.77.0/24", Some("addresses of Services (10.96.0.0/12)")),
+            ("10.0.0.0/8", Some("addresses of Services (10.96.0.0/12)")),
+            ("10.244.1.0/24", Some("addresses of pods (10.244.0.0/16)")),
+            ("10.112.0.0/24", None),
+            ("192.168.77.0/24", None),
+        ] {
+            let said = apart_from_cluster(&subnet.parse().unwrap()).err().map(|error| error.to_string());
+            assert_eq!(said.is_some(), refused.is_some(), "{subnet}");
+            assert!(refused.is_none_or(|part| said.is_some_and(|said| said.contains(part))), "{subnet}");
+        }
     }
 
     #[test]

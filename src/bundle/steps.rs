@@ -1,5 +1,6 @@
 //! The steps that bring a bundle onto a machine: unpack it, put its files in their places, import its images.
 
+mod content;
 mod files;
 mod images;
 mod store;

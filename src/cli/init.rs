@@ -7,13 +7,14 @@ use kprov_providers::kube::Api;
 
 use super::Shell;
 use super::act::{self, Act, End};
+use super::again;
 use super::bundle::search::BundleArgs;
 use super::error::{Failure, Kind, Result};
 use super::fix::Fixes;
 use super::node::{self, Node};
 use crate::cluster::flags::{CniChoice, InitFlags, WaitFor};
 use crate::cluster::{self, Cluster, Problems};
-use crate::phases::{self, certs, host, kubeconfig};
+use crate::phases::{self, certs, etcd, host, kubeconfig};
 use crate::preflight::{self, Look};
 use crate::ready::{self, Scope};
 use crate::token;
@@ -85,10 +86,12 @@ async fn init(args: Args, act: Act) -> Result<End> {
         .for_each(|n| act.events.note(n));
 
     let plan = phases::init(&cluster, facts, &bundle, &machine).map_err(Failure::internal)?;
+    let mut first = etcd::afresh(&cluster, &machine, &plan, &look.record).map_err(Failure::internal)?;
     let keys = plan.phases(&[host::PHASE, certs::PHASE, kubeconfig::PHASE]);
     node::nothing_in_the_way(&keys, &look.record).await?;
     if cluster.init.dry_run == Some(true) {
-        return node::dry_run(&act, &fixes.before(&plan), &look.record, args.detailed_exitcode).await;
+        first.extend(plan);
+        return node::dry_run(&act, &fixes.before(&first), &look.record, args.detailed_exitcode).await;
     }
     fixes.consent(&plan, &look.record, &act).await?;
     let journal = node::journal()?;
@@ -96,13 +99,16 @@ async fn init(args: Args, act: Act) -> Result<End> {
     if record.finished("join") {
         return Err(Failure::user(anyhow::anyhow!("this machine has joined a cluster as a worker")).hint("kprov reset"));
     }
-    let again = "kprov init with the same flags";
-    let fixed = fixes.run(&act, &journal, again).await?;
+    let resume = "kprov init with the same flags";
+    let fixed = fixes.run(&act, &journal, resume).await?;
+    if !first.steps().is_empty() {
+        node::run(&act, "etcd", &first, &journal, resume).await?;
+    }
     let finished = record.finished("init");
     if finished {
-        node::still_as_wanted(&act, "init", &plan, &record, |_| false).await?;
+        again::still_as_wanted(&act, "init", &plan, &record, |_| false).await?;
     } else {
-        node::run(&act, "init", &plan, &journal, again).await?;
+        node::run(&act, "init", &plan, &journal, resume).await?;
     }
     let name = cluster.init.node_registration.as_ref().and_then(|node| node.name.clone()).unwrap_or_default();
     match flags.node.wait.unwrap_or(WaitFor::Api) {

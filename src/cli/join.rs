@@ -8,6 +8,7 @@ use kprov_providers::kube::Api;
 
 use super::Shell;
 use super::act::{self, Act, End};
+use super::again;
 use super::bundle::search::BundleArgs;
 use super::error::{Failure, Kind, Result};
 use super::fix::Fixes;
@@ -75,15 +76,15 @@ async fn join(args: Args, act: Act) -> Result<End> {
     fixes.consent(&plan, &look.record, &act).await?;
     let journal = node::journal()?;
     let record = journal.record();
-    let again = "kprov join with the same flags";
-    let fixed = fixes.run(&act, &journal, again).await?;
+    let resume = "kprov join with the same flags";
+    let fixed = fixes.run(&act, &journal, resume).await?;
     let finished = record.finished("join");
     if finished {
         // The cluster's kubelet-config is the cluster's to change; who carries it to the nodes is not `join`.
         let theirs = |change: &Change| change.key.as_str() == phases::kubelet::CONFIG_KEY;
-        node::still_as_wanted(&act, "join", &plan, &record, theirs).await?;
+        again::still_as_wanted(&act, "join", &plan, &record, theirs).await?;
     } else {
-        node::run(&act, "join", &plan, &journal, again).await?;
+        node::run(&act, "join", &plan, &journal, resume).await?;
     }
     let name = joining.join.node_registration.as_ref().and_then(|node| node.name.clone()).unwrap_or_default();
     if let Some(pods) = flags.node.wait.filter(|wait| *wait != WaitFor::Api).map(|wait| wait == WaitFor::Pods) {

@@ -133,7 +133,8 @@ fn word(change: &Change) -> &'static str {
     if matches!(change.status, Ok(Status::Missing)) { "missing" } else { "differs" }
 }
 
-fn line(change: &Change) -> String {
+/// A change as a line for people, with its diff.
+pub(super) fn line(change: &Change) -> String {
     let sign = if matches!(change.status, Ok(Status::Missing)) { '+' } else { '~' };
     let mut text = format!("{sign} [{}] {}\n", change.phase, change.describe);
     if let Ok(Status::Differs(how)) = &change.status {
@@ -168,7 +169,7 @@ pub(super) async fn nothing_in_the_way(plan: &Plan, record: &Record) -> Result {
 }
 
 /// Why a step cannot be made, and whose that is to mend.
-fn blocked(change: &Change) -> Option<(Kind, String)> {
+pub(super) fn blocked(change: &Change) -> Option<(Kind, String)> {
     match &change.status {
         Ok(Status::Foreign(what)) => Some((Kind::User, format!("{}: {what}", change.describe))),
         Err(error) => Some((act::kind_of(error), format!("{}: {error:#}", change.describe))),
@@ -198,37 +199,4 @@ pub(super) async fn run(act: &Act, command: &str, plan: &Plan, journal: &Arc<Jou
     journal.end(outcome.ok() && !outcome.interrupted).map_err(Failure::user)?;
     act::outcome(&outcome, again, "kprov reset")?;
     Ok(outcome)
-}
-
-/// On a machine where this command came to its end before: looks whether all is still as wanted, and changes nothing. A
-/// step of which `theirs` is true follows the cluster, not this command: when it differs, that is told and no failure.
-///
-/// # Errors
-/// [`Kind::User`] when something differs: a finished machine is changed by `reset` only.
-pub(super) async fn still_as_wanted(
-    act: &Act,
-    command: &str,
-    plan: &Plan,
-    record: &Record,
-    theirs: impl Fn(&Change) -> bool,
-) -> Result {
-    let changes = engine::preview(plan, record.all_outputs(), &silent(act)).await.map_err(Failure::internal)?;
-    let (followed, changes): (Vec<Change>, Vec<Change>) =
-        changes.into_iter().partition(|change| change.changes() && theirs(change));
-    for change in &followed {
-        let what = line(change);
-        act.events.warn(format!("the cluster has changed since; this node keeps what it has:\n{}", what.trim_end()));
-    }
-    let differs = changes.iter().filter(|change| change.changes()).map(|change| (Kind::User, line(change)));
-    let (kinds, unlike): (Vec<Kind>, Vec<String>) = differs.chain(changes.iter().filter_map(blocked)).unzip();
-    let Some(kind) = kinds.into_iter().max() else { return Ok(()) };
-    Err(Failure {
-        kind,
-        error: anyhow::anyhow!(
-            "kprov {command} was finished on this machine before, and something is not as it would make it now:\n{}",
-            unlike.concat()
-        ),
-        hints: Vec::new(),
-    }
-    .hint("nothing was changed; to start over: kprov reset"))
 }

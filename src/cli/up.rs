@@ -47,6 +47,10 @@ pub(super) fn run(args: Args, shell: &Shell) -> Result<u8> {
     let places = clusters::places()?;
     let name = args.name.name.clone();
     let known = places.load(&name).map_err(Failure::user)?;
+    if let Some(subnet) = &args.subnet {
+        let hint = "--subnet 192.168.77.0/24, or without --subnet: one that is free is taken";
+        up::apart_from_cluster(subnet).map_err(|error| Failure::user(error).hint(hint))?;
+    }
     kprov_providers::local::host::check(&places.dirs(&name).cache).map_err(|unfit| failure(unfit.into()))?;
     consent(&args, &places)?;
     let mut bundle = args.bundle.clone();

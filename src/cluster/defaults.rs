@@ -22,6 +22,8 @@ pub const TOKEN_GROUP: &str = "system:bootstrappers:kubeadm:default-node-token";
 pub const CRI_SOCKET: &str = "unix:///var/run/containerd/containerd.sock";
 /// Pod subnet with flannel.
 pub const POD_SUBNET: &str = "10.244.0.0/16";
+/// Service subnet.
+pub const SERVICE_SUBNET: &str = "10.96.0.0/12";
 /// IPv6 pod subnet with flannel, where services have IPv6 addresses.
 pub const POD_SUBNET_V6: &str = "fd00:10:244::/56";
 /// Key of the taint of control planes.
@@ -99,7 +101,7 @@ pub(crate) fn cluster(config: &mut ClusterConfiguration, bundle: &str, cni: &Cni
     encryption(config, input);
 
     let networking = config.networking.get_or_insert_default();
-    default(&mut networking.service_subnet, "10.96.0.0/12");
+    default(&mut networking.service_subnet, SERVICE_SUBNET);
     default(&mut networking.dns_domain, "cluster.local");
     if networking.pod_subnet.as_deref().unwrap_or_default().is_empty() {
         let services = networking.service_subnet.as_deref().and_then(subnets::subnets).unwrap_or_default();

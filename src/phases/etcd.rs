@@ -1,5 +1,7 @@
 //! Phase `etcd`: the member on this machine as a static pod.
 
+mod afresh;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -7,11 +9,14 @@ use anyhow::Result;
 use kprov_providers::steps::{Label, MakeDir};
 use kprov_providers::{Key, Machine};
 
+use self::afresh::Afresh;
 use super::certs::{self, Settings};
 use super::static_pod::{self, Component, Endpoint, Replace, arguments, environment, mount, user_arg};
+use super::wait;
 use crate::bundle::Manifest;
 use crate::cluster::Cluster;
 use crate::cluster::kubeadm::{Arg, LocalEtcd};
+use crate::journal::Record;
 use crate::plan::Plan;
 
 /// Phase name.
@@ -101,6 +106,22 @@ pub(crate) fn etcd(
     let step = static_pod::write(label, machine, &component(cluster, bundle)?)?;
     plan.add(Replace::new(step, machine, static_pod::path("etcd")));
     Ok(plan)
+}
+
+/// What goes before an `init` that is run again: etcd's database is begun anew where the journal tells that kprov made its
+/// directory and that none of `plan`'s steps has ever found an API server. Nothing else is ever emptied, what somebody
+/// restored from a snapshot least of all.
+pub(crate) fn afresh(cluster: &Cluster, machine: &Arc<dyn Machine>, plan: &Plan, record: &Record) -> Result<Plan> {
+    let (mut first, data) = (Plan::new(), data_dir(cluster));
+    let served =
+        |step: &Arc<dyn kprov_providers::Step>| step.needs().contains(&wait::listens()) && record.started(step.key());
+    let never = !record.done(&wait::listens()) && !plan.steps().iter().any(served);
+    if never && record.started(&key()) && record.made_path(&data) {
+        let advertise = Settings::of(cluster)?.names.advertise;
+        let health = endpoint(local(cluster).extra_args.as_ref(), advertise).url("/readyz");
+        first.add(Afresh::new(Label::new("etcd/afresh", PHASE), machine, data, health));
+    }
+    Ok(first)
 }
 
 /// Name of its image.

@@ -1,4 +1,5 @@
-//! Looks for everything that a cluster leaves on a machine beside what the journal names, in the order of removal.
+//! Looks for everything that a cluster leaves on a machine beside what the journal names, in the order of removal: first
+//! what runs, then what it left.
 
 use kprov_providers::machine::Kind;
 use kprov_providers::{Machine, Made};
@@ -43,26 +44,23 @@ const FILLED: [&str; 8] = [
     ETCD_DIR,
 ];
 
-/// What is left of a cluster on this machine.
+/// What is to be stopped, in this order: what it made since can be seen only once it has ended.
 ///
 /// # Errors
 /// When the machine cannot be looked at.
-pub(super) async fn survey(
+pub(super) async fn stops(
     machine: &dyn Machine,
-    kernel: &dyn Kernel,
     config: &ResetConfiguration,
     kubeconfig: Option<&str>,
     record: &Record,
 ) -> anyhow::Result<Vec<Task>> {
-    let journalled = record.last_command().is_some() && !record.entries().is_empty();
     let traces = traces(machine)?;
     let mut tasks = Vec::new();
-    if !journalled && !traces {
-        return network(machine, kernel).await;
+    if !is_ours(record) && !traces {
+        return Ok(tasks);
     }
-    let pki = config.certificates_dir.as_deref().unwrap_or("/etc/kubernetes/pki");
     if traces {
-        tasks.extend(running(machine, config, pki, kubeconfig).await?);
+        tasks.extend(running(machine, config, pki(config), kubeconfig).await?);
     }
     tasks.push(Task::Pods(config.cri_socket.clone()));
     let slice = "kubepods.slice";
@@ -73,15 +71,41 @@ pub(super) async fn survey(
         tasks.push(Task::Stop(CONTAINERD.to_owned()));
         tasks.push(Task::File("/run/containerd/containerd.sock".to_owned()));
     }
-    for mount in mounts_below(machine, KUBELET_DIR)? {
-        let flags = config.unmount_flags.clone().unwrap_or_default();
-        if !flags.is_empty() {
-            tasks.push(Task::Unmount(mount, flags));
+    Ok(tasks)
+}
+
+/// What is left of a cluster where nothing of it runs any more: mounts, files, then links and rules of the pod network.
+///
+/// # Errors
+/// When the machine cannot be looked at.
+pub(super) async fn leftovers(
+    machine: &dyn Machine,
+    kernel: &dyn Kernel,
+    config: &ResetConfiguration,
+    record: &Record,
+) -> anyhow::Result<Vec<Task>> {
+    let traces = traces(machine)?;
+    let mut tasks = Vec::new();
+    if is_ours(record) || traces {
+        for mount in mounts_below(machine, KUBELET_DIR)? {
+            let flags = config.unmount_flags.clone().unwrap_or_default();
+            if !flags.is_empty() {
+                tasks.push(Task::Unmount(mount, flags));
+            }
         }
+        tasks.extend(files(machine, config, record, pki(config), traces)?);
     }
-    tasks.extend(files(machine, config, record, pki, traces)?);
     tasks.extend(network(machine, kernel).await?);
     Ok(tasks)
+}
+
+/// True when a journal of ours tells of this machine.
+fn is_ours(record: &Record) -> bool {
+    record.last_command().is_some() && !record.entries().is_empty()
+}
+
+fn pki(config: &ResetConfiguration) -> &str {
+    config.certificates_dir.as_deref().unwrap_or("/etc/kubernetes/pki")
 }
 
 /// True when there is, or was about to be, a node of a cluster here.

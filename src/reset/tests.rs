@@ -134,6 +134,25 @@ async fn all_goes_and_what_was_there_before_stays() {
 }
 
 #[tokio::test]
+async fn rules_that_are_made_while_pods_end_go_too() {
+    let machine = lived_in();
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path().join("journal.jsonl")).unwrap();
+    joined(&machine, &journal).await;
+    machine.put("/run/containerd/containerd.sock", "");
+    let kernel = Arc::new(FakeKernel::default());
+    let filter = kernel.clone();
+    // kube-proxy's first rules, the moment before it is ended.
+    machine.on("crictl", move |_, _| {
+        filter.0.store(true, Ordering::SeqCst);
+        Ok(Exit::default())
+    });
+    let reset = Reset { kernel: kernel.clone(), ..reset(&machine) };
+    assert!(reset.run(&journal).await.unwrap().ok());
+    assert!(kernel.rules().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn killed_anywhere_and_run_again_the_end_is_the_same() {
     let expected = lived_in().dump();
     for n in 0.. {

@@ -17,6 +17,19 @@ const IMPORT: &str = "PATH=/usr/local/bin:$PATH exec ctr --namespace k8s.io imag
 /// # Errors
 /// When the node cannot be reached, or its containerd refuses the archive.
 pub async fn load(host: &Host, archive: &Path) -> anyhow::Result<()> {
+    match over_ssh(host, archive).await {
+        Err(error) if is_worth_another(&error) => over_ssh(host, archive).await,
+        other => other,
+    }
+}
+
+/// True for a blob that containerd should have and does not: it goes on with one that it was just taking in when the power
+/// was cut, whatever the disk has of it, and keeps that under another name. The next import finds nothing of it.
+fn is_worth_another(error: &anyhow::Error) -> bool {
+    error.to_string().contains(": not found")
+}
+
+async fn over_ssh(host: &Host, archive: &Path) -> anyhow::Result<()> {
     let session = host.connect().await?;
     let file = tokio::fs::File::open(archive).await.with_context(|| format!("opening {}", archive.display()))?;
     let (_, sizes) = tokio::sync::mpsc::channel(1);
@@ -35,6 +48,13 @@ pub async fn load(host: &Host, archive: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// When its containerd refuses the archive.
 pub async fn load_here(archive: &Path) -> anyhow::Result<()> {
+    match by_ctr(archive).await {
+        Err(error) if is_worth_another(&error) => by_ctr(archive).await,
+        other => other,
+    }
+}
+
+async fn by_ctr(archive: &Path) -> anyhow::Result<()> {
     let file = std::fs::File::open(archive).with_context(|| format!("opening {}", archive.display()))?;
     let output = tokio::process::Command::new("sh")
         .args(["-c", IMPORT])
@@ -65,5 +85,7 @@ mod tests {
         let error = ended(false, b"x\nctr: unrecognized image format\n", "kprov-cp-1").unwrap_err().to_string();
         assert_eq!(error, "the image archive was refused by containerd (unrecognized image format): kprov-cp-1");
         assert!(ended(true, b"", "x").is_ok());
+        let lost = ended(false, b"ctr: content digest sha256:00: not found\n", "x").unwrap_err();
+        assert!(is_worth_another(&lost) && !is_worth_another(&anyhow::anyhow!(error)));
     }
 }

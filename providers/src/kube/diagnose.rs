@@ -6,6 +6,9 @@ use crate::machine::Command;
 /// Lines shown of a log.
 const LINES: usize = 20;
 
+/// Where the kubelet keeps the logs of containers.
+const LOGS: &str = "/var/log/pods";
+
 /// Who is looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Component {
@@ -88,6 +91,22 @@ pub(crate) fn crash_loops(machine: &dyn Machine, component: &str) -> bool {
     newest_log(machine, component).is_some_and(|log| log.restarts >= 2)
 }
 
+/// True where a static pod's container has ended at least once. The disk may have been too full for a line of its log.
+pub fn has_ended(machine: &dyn Machine, component: &str) -> bool {
+    let again = |file: &String| file.strip_suffix(".log").is_some_and(|n| n.parse::<u32>().is_ok_and(|n| n >= 1));
+    log_dirs(machine, component).any(|dir| machine.list(&dir).ok().flatten().unwrap_or_default().iter().any(again))
+}
+
+/// Where the kubelet keeps the logs of a static pod's container, one directory for each pod of this name that there was.
+fn log_dirs(machine: &dyn Machine, component: &str) -> impl Iterator<Item = String> {
+    let prefix = format!("kube-system_{component}-");
+    let dirs = machine.list(LOGS).ok().flatten().unwrap_or_default();
+    dirs.into_iter().filter(move |dir| dir.starts_with(&prefix)).map({
+        let component = component.to_owned();
+        move |dir| format!("{LOGS}/{dir}/{component}")
+    })
+}
+
 /// A container's log; ordered by when it was last written.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Log {
@@ -97,13 +116,9 @@ struct Log {
 }
 
 fn newest_log(machine: &dyn Machine, component: &str) -> Option<Log> {
-    let root = "/var/log/pods";
-    let prefix = format!("kube-system_{component}-");
-    let dirs = machine.list(root).ok().flatten().unwrap_or_default();
     // A newer pod of the same name has another UID, and begins to count its restarts anew: the newest log is the one
     // whose last line is.
-    let logs = dirs.iter().filter(|dir| dir.starts_with(&prefix)).flat_map(|dir| {
-        let dir = format!("{root}/{dir}/{component}");
+    let logs = log_dirs(machine, component).flat_map(|dir| {
         let files = machine.list(&dir).ok().flatten().unwrap_or_default();
         files.into_iter().filter_map(move |file| {
             let restarts = file.strip_suffix(".log")?.parse().ok()?;

@@ -10,8 +10,8 @@ use kprov_providers::machine::Exit;
 use kprov_providers::steps::Label;
 use kprov_providers::{Machine, Made, Outputs, Status, Step, Watch};
 
-use super::folder;
 use super::store::Store;
+use super::{content, folder};
 use crate::bundle::images;
 use crate::bundle::locate::Found;
 use crate::bundle::manifest::Image;
@@ -158,7 +158,10 @@ impl Step for ImportImages {
             .collect())
     }
 
-    async fn apply(&self, _known: &Outputs, _watch: &Watch) -> anyhow::Result<Outputs> {
+    /// Tried again where it fails. The archive may be damaged by a power cut: it is not synced. What containerd holds may
+    /// be as well, and of a blob that it was just taking in it does not notice: it goes on with what the disk has of it,
+    /// and keeps that under another name. The next import finds nothing half taken in, and brings the blob as it is.
+    async fn apply(&self, _known: &Outputs, watch: &Watch) -> anyhow::Result<Outputs> {
         // Our own images are imported again even where they all seem to be there: what was killed may be half done.
         if !self.ours
             && let Status::Ready(outputs) = self.look().await?
@@ -171,8 +174,18 @@ impl Step for ImportImages {
             self.export().await?;
         }
         let mut exit = self.import().await?;
-        if !exit.success() && !fresh {
-            self.export().await?;
+        for again in 0..2 {
+            if exit.success() || String::from_utf8_lossy(&exit.stderr).contains("no space left") {
+                break;
+            }
+            watch.say("importing the images again: what is there of them may be damaged by a power cut".to_owned());
+            if !fresh && again == 0 {
+                self.export().await?;
+            }
+            // Somebody else's containerd is not ours to mend.
+            if self.ours {
+                content::forget_damaged(&self.store).await.context("looking for damaged parts of images")?;
+            }
             exit = self.import().await?;
         }
         if !exit.success() {

@@ -20,7 +20,7 @@ pub(super) struct Known {
 /// A containerd on a machine. What it answered is kept until [`forget`](Self::forget): steps that look at the same time
 /// need one answer, and a `ctr` costs as much as many checks.
 pub struct Store {
-    machine: Arc<dyn Machine>,
+    pub(super) machine: Arc<dyn Machine>,
     /// `ctr` on the machine.
     pub(super) ctr: String,
     /// containerd's socket on the machine.

@@ -6,6 +6,7 @@ use kprov_providers::machine::{Command, Exit, UnitVerb};
 use kprov_providers::steps::Label;
 use kprov_providers::{Machine, Made, Outputs, Status, Step, Watch};
 
+use super::content::BLOBS;
 use super::*;
 use crate::bundle::locate::Found;
 use crate::bundle::sets::Set;
@@ -57,6 +58,9 @@ fn with_containerd(machine: &FakeMachine, found: &Found, socket: &'static str) {
 
 const STORE: &str = "/var/lib/containerd/images";
 
+/// Names a blob that containerd has an entry for, and not the blob.
+const LOST: &str = "/var/lib/containerd/lost";
+
 fn ctr_answers(
     machine: &FakeMachine,
     command: &Command,
@@ -89,6 +93,15 @@ fn ctr_answers(
             if !machine.read(archive)?.is_some_and(|tar| tar.ends_with(&[0; 1024])) {
                 return Ok(Exit { code: 1, stderr: b"ctr: unexpected EOF".to_vec(), ..Exit::default() });
             }
+            // What is there is taken for what it is named after, and its layers cannot be unpacked.
+            for name in machine.list(BLOBS)?.unwrap_or_default() {
+                if machine.sha256(&format!("{BLOBS}/{name}"))?.is_some_and(|found| found != name) {
+                    return Ok(Exit { code: 1, stderr: b"ctr: content digest: not found".to_vec(), ..Exit::default() });
+                }
+            }
+            if machine.meta(LOST)?.is_some() {
+                return Ok(Exit { code: 1, stderr: b"ctr: blob not found".to_vec(), ..Exit::default() });
+            }
             for image in images.iter().filter(|image| archive.ends_with(&Set::of(&image.name).archive())) {
                 lines.retain(|line| !line.starts_with(&format!("{} ", image.name)));
                 lines.push(format!("{} type {} 1.0 MiB linux/amd64 {PINNED}", image.name, image.digest));
@@ -96,6 +109,17 @@ fn ctr_answers(
         }
         ["--address", _, "--namespace", "k8s.io", "images", "remove", name] => {
             lines.retain(|line| !line.starts_with(&format!("{name} ")));
+        }
+        ["--address", _, "--namespace", "k8s.io", "content", "ls", "--quiet"] => {
+            let lost = machine.read(LOST)?.unwrap_or_default();
+            return Ok(Exit { stdout: [b"sha256:".as_slice(), &lost].concat(), ..Exit::default() });
+        }
+        ["--address", _, "--namespace", "k8s.io", "content", "rm", digest] => {
+            let lost = machine.read(LOST)?.unwrap_or_default();
+            if digest.strip_prefix("sha256:").is_some_and(|hex| hex.as_bytes() == lost) {
+                machine.remove(LOST)?;
+            }
+            return Ok(Exit::default());
         }
         other => panic!("{other:?}"),
     }
@@ -291,6 +315,20 @@ async fn images_of_another_s_containerd_are_used_but_not_replaced() {
     );
     let (made, _) = run.run(&found, &facts).await.unwrap();
     assert!(made.is_empty(), "{made:?}");
+}
+
+#[tokio::test]
+async fn parts_of_images_that_a_power_cut_damaged_are_brought_anew() {
+    let run = Run::new();
+    let found = found(run.dir.path(), b"one");
+    with_containerd(&run.machine, &found, SOCKET);
+    let (right, wrong) = (crate::bundle::manifest::sha256_hex(b"right"), crate::bundle::manifest::sha256_hex(b"wrong"));
+    run.machine.put(&format!("{BLOBS}/{right}"), "right");
+    run.machine.put(&format!("{BLOBS}/{wrong}"), "");
+    run.machine.put(LOST, "0".repeat(64));
+    run.run(&found, &facts()).await.unwrap();
+    assert_eq!(run.machine.list(BLOBS).unwrap().unwrap(), [right]);
+    assert!(run.machine.meta(LOST).unwrap().is_none());
 }
 
 #[tokio::test]
