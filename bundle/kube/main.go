@@ -1,10 +1,10 @@
-// All Kubernetes components in one file: the name it is called by picks the
-// command. They share most of their code, so one file is a quarter of the size
-// of six, and images and host can share it.
+// The control plane and kubectl in one file: the name it is called by picks the
+// command. They share most of their code, so one file is a third of the size of
+// four, and images and host can share it. What runs on every node is a file of
+// its own (folder node): there it is the memory that counts.
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,9 +20,7 @@ import (
 	kubectlutil "k8s.io/kubectl/pkg/cmd/util"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
-	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
-	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
 // Each entry builds its command only when asked: several of them register
@@ -30,9 +28,7 @@ import (
 var commands = map[string]func() *cobra.Command{
 	"kube-apiserver":          apiserver.NewAPIServerCommand,
 	"kube-controller-manager": controllermanager.NewControllerManagerCommand,
-	"kube-proxy":              proxy.NewProxyCommand,
 	"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
-	"kubelet":                 func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },
 }
 
 func main() {
@@ -48,7 +44,7 @@ func main() {
 	}
 	build, found := commands[name]
 	if !found {
-		fmt.Fprintf(os.Stderr, "%s: call this file by the name of a Kubernetes component (kubelet, kubectl, kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy)\n", name)
+		fmt.Fprintf(os.Stderr, "%s: call this file by the name of a Kubernetes component (kubectl, kube-apiserver, kube-controller-manager, kube-scheduler)\n", name)
 		os.Exit(2)
 	}
 	os.Exit(cli.Run(build()))

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use undo::undo;
-pub(crate) use undo::{is_unit_file, sysctl_path};
+pub(crate) use undo::{inside, is_unit_file, sysctl_path};
 
 /// One thing on a machine that was not there (or was otherwise) before a step. Undone in reverse order of the journal.
 /// Undoing something that is gone already is success.
@@ -27,6 +27,11 @@ pub enum Made {
     },
     /// A directory that is all ours, with whatever grew in it since: unmounted below and removed whole.
     Tree {
+        /// Absolute path.
+        path: String,
+    },
+    /// A directory that was there and empty, a file system of its own perhaps: emptied.
+    Filled {
         /// Absolute path.
         path: String,
     },
@@ -82,7 +87,7 @@ impl fmt::Display for Made {
         match self {
             Self::File { path } => write!(f, "file {path}"),
             Self::Dir { path } => write!(f, "directory {path}"),
-            Self::Tree { path } => write!(f, "everything in {path}"),
+            Self::Tree { path } | Self::Filled { path } => write!(f, "everything in {path}"),
             Self::Unit { name } => write!(f, "unit {name}"),
             Self::Sysctl { name, before } => write!(f, "sysctl {name} (was {before})"),
             Self::Pods => f.write_str("pods and containers"),

@@ -177,7 +177,7 @@ fn containerd(
     if at_boot == AtBoot::NotEnabled {
         step = step.not_enabled();
     }
-    plan.add(Grows::new(step, machine.clone()).trees(GROWS));
+    plan.add(Grows::new(step, machine.clone()).trees(GROWS).filled(["/var/lib/containerd"]));
     Ok(start)
 }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::Result;
-use kprov_providers::steps::{Label, MakeDir};
+use kprov_providers::steps::{Grows, Label, MakeDir};
 use kprov_providers::{Key, Machine};
 
 use self::afresh::Afresh;
@@ -104,7 +104,8 @@ pub(crate) fn etcd(
     let certs = ["etcd/server", "etcd/peer", "etcd/healthcheck-client"].map(certs::key);
     let label = Label::new(key(), PHASE).needs(["etcd/dir"]).needs(certs).needs(needs.iter().cloned());
     let step = static_pod::write(label, machine, &component(cluster, bundle)?)?;
-    plan.add(Replace::new(step, machine, static_pod::path("etcd")));
+    let step = Replace::new(step, machine, static_pod::path("etcd"));
+    plan.add(Grows::new(step, machine.clone()).filled([data_dir(cluster)]));
     Ok(plan)
 }
 

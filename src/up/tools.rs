@@ -10,7 +10,7 @@ use kprov_providers::ssh::{Chunk, upload::sha256};
 use super::CONTROL_PLANE;
 use super::places::{self, Places};
 
-/// Where kubectl is on a machine (a link to one binary that holds all Kubernetes components).
+/// Where kubectl is on a machine (one file with the control plane's components).
 const THERE: &str = "/usr/local/bin/kubectl";
 
 /// The cluster's kubectl, on this host. The first time it comes from the control plane; `say` is told then.

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use kprov::bundle::images::export;
 use kprov::bundle::locate::{Search, locate};
-use kprov::bundle::manifest::Content;
 use kprov::bundle::unpack::{FILES, unpack};
 use kprov::bundle::verify::open;
 
@@ -27,9 +26,6 @@ const BINARIES: [&str; 6] = [
 ];
 
 const KUBELET: &str = "/usr/bin/kubelet";
-
-/// Where the bundle's one file, which is kubectl too, lies beside a kubelet of its own.
-const ONE_FILE: &str = "/usr/local/bin/kube";
 
 const KUBELET_UNIT: &str = "[Unit]
 Description=kubelet: The Kubernetes Node Agent
@@ -121,16 +117,9 @@ impl Kit {
         for path in BINARIES {
             let file = found.manifest.files.iter().find(|file| file.path == path);
             let file = file.with_context(|| format!("the bundle has no {path}"))?;
-            // All of Kubernetes is one program, which goes by its name.
-            if let Content::Link(target) = &file.content {
-                let target = if programs.is_some() { ONE_FILE } else { target };
-                let mut header = tar::Header::new_gnu();
-                header.set_entry_type(tar::EntryType::Symlink);
-                header.set_size(0);
-                tar.append_link(&mut header, path.trim_start_matches('/'), target)?;
+            if programs.is_some() && path == KUBELET {
                 continue;
             }
-            let path = if programs.is_some() && path == KUBELET { ONE_FILE } else { path };
             let sha = file.sha256().with_context(|| format!("{path} has no content"))?;
             append(&mut tar, path, 0o755, &std::fs::read(unpacked.join(FILES).join(sha))?)?;
         }

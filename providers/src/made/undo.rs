@@ -16,6 +16,7 @@ pub async fn undo(machine: &dyn Machine, made: &Made) -> anyhow::Result<()> {
         Made::File { path } => file(machine, path).await,
         Made::Dir { path } => dir(machine, path),
         Made::Tree { path } => machine.remove_tree(path),
+        Made::Filled { path } => inside(machine, path)?.iter().try_for_each(|path| machine.remove_tree(path)),
         Made::Unit { name } => unit(machine, name).await,
         Made::Sysctl { name, before } => sysctl(machine, name, before),
         Made::Pods => pods::remove_all(machine).await,
@@ -50,6 +51,12 @@ fn dir(machine: &dyn Machine, path: &str) -> anyhow::Result<()> {
         Some(meta) if meta.kind == Kind::Dir => machine.remove_dir(path).map(drop),
         _ => Ok(()),
     }
+}
+
+/// Paths of all that is in a directory, but for what a file system of its own has from the start.
+pub(crate) fn inside(machine: &dyn Machine, dir: &str) -> anyhow::Result<Vec<String>> {
+    let names = machine.list(dir)?.unwrap_or_default();
+    Ok(names.into_iter().filter(|name| name != "lost+found").map(|name| format!("{dir}/{name}")).collect())
 }
 
 async fn unit(machine: &dyn Machine, name: &str) -> anyhow::Result<()> {
@@ -190,6 +197,18 @@ mod tests {
             machine.unit("kubelet.service").await.unwrap(),
             UnitState { load: "not-found".to_owned(), active: "inactive".to_owned(), ..UnitState::default() }
         );
+    }
+
+    #[tokio::test]
+    async fn a_disk_of_its_own_is_emptied() {
+        let machine = FakeMachine::new();
+        machine.make_dir("/var/lib/containerd/lost+found", 0o700).unwrap();
+        let before = machine.dump();
+        machine.write("/var/lib/containerd/blobs/x", b"x", 0o644).unwrap();
+        for _ in 0..2 {
+            undo(&machine, &Made::Filled { path: "/var/lib/containerd".to_owned() }).await.unwrap();
+            assert_eq!(machine.dump(), before);
+        }
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::made_parents;
 use crate::machine::missing_parents;
-use crate::made::sysctl_path;
+use crate::made::{inside, sysctl_path};
 use crate::{Key, Machine, Made, Outputs, Status, Step, Watch};
 
 /// Another step, whose journal line also names what the programs started later will leave: directories that grow,
@@ -15,6 +15,7 @@ pub struct Grows {
     inner: Box<dyn Step>,
     machine: Arc<dyn Machine>,
     trees: Vec<String>,
+    filled: Vec<String>,
     dirs: Vec<String>,
     files: Vec<String>,
     sysctls: Vec<String>,
@@ -28,6 +29,7 @@ impl Grows {
             inner: Box::new(inner),
             machine,
             trees: Vec::new(),
+            filled: Vec::new(),
             dirs: Vec::new(),
             files: Vec::new(),
             sysctls: Vec::new(),
@@ -39,6 +41,13 @@ impl Grows {
     #[must_use]
     pub fn trees<S: Into<String>>(mut self, paths: impl IntoIterator<Item = S>) -> Self {
         self.trees.extend(paths.into_iter().map(Into::into));
+        self
+    }
+
+    /// Directories that are emptied where they are there and empty: a file system of its own is often mounted there.
+    #[must_use]
+    pub fn filled<S: Into<String>>(mut self, paths: impl IntoIterator<Item = S>) -> Self {
+        self.filled.extend(paths.into_iter().map(Into::into));
         self
     }
 
@@ -110,6 +119,11 @@ impl Step for Grows {
                 made.push(Made::Tree { path: path.clone() });
             }
         }
+        for path in &self.filled {
+            if !self.absent(path)? && inside(machine, path)?.is_empty() {
+                made.push(Made::Filled { path: path.clone() });
+            }
+        }
         for path in self.dirs.iter().chain(&self.files) {
             if self.absent(path)? {
                 made.extend(missing_parents(machine, path)?.into_iter().map(|path| Made::Dir { path }));
@@ -154,15 +168,20 @@ mod tests {
         let machine = FakeMachine::new();
         machine.put("/var/lib/cni/x", "before");
         machine.put("/proc/sys/kernel/panic", "0\n");
+        machine.make_dir("/var/lib/containerd/lost+found", 0o700).unwrap();
+        machine.put("/var/lib/theirs/x", "before");
         let machine: Arc<dyn Machine> = Arc::new(machine);
         let file = WriteFile::new(Label::new("host/x", "host"), machine.clone(), "/etc/x", "x");
         let step = Grows::new(file, machine)
             .trees(["/var/lib/cni", "/var/log/pods", "/usr/libexec/kubernetes"])
+            .filled(["/var/lib/containerd", "/var/lib/theirs", "/var/lib/absent"])
             .files(["/run/xtables.lock"])
             .sysctls(["kernel.panic", "kernel.none"]);
         let made: Vec<String> = step.made(&Outputs::none()).await.unwrap().iter().map(ToString::to_string).collect();
         assert!(!made.iter().any(|m| m.contains("/var/lib/cni")), "{made:?}");
+        assert!(!made.iter().any(|m| m.contains("theirs") || m.contains("absent")), "{made:?}");
         for expected in [
+            "everything in /var/lib/containerd",
             "everything in /var/log/pods",
             "everything in /usr/libexec/kubernetes",
             "file /run/xtables.lock",

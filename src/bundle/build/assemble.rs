@@ -18,8 +18,8 @@ const NET_BIND_SERVICE: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 /// Where the node's own nft has its libraries; nothing else looks there.
 const PRIVATE: &str = "/usr/local/lib/kprov";
 
-/// The names by which the one Kubernetes binary is called in images.
-const COMPONENTS: [&str; 4] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy"];
+/// The names by which the control plane's one binary is called in images.
+const CONTROL_PLANE: [&str; 3] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 
 /// The plugins that the pod network itself needs: flannel's image brings them to nodes that have none.
 pub(crate) const PLUGINS: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
@@ -125,14 +125,17 @@ impl Bench<'_> {
     fn everything(&mut self) -> Result<()> {
         let base = self.layer(&self.base()?)?;
         let net = self.layer(&self.net()?)?;
-        let kube = self.layer(&self.kube()?)?;
+        let kube = self.layer(&self.kube("kube", &CONTROL_PLANE)?)?;
+        let node = self.layer(&self.kube("node", &["kube-proxy"])?)?;
         let cni = self.layer(&self.cni()?)?;
 
         let v = self.plan.kubernetes.clone();
-        for name in COMPONENTS {
-            let layers: &[&Written] = if name == "kube-proxy" { &[&base, &net, &kube] } else { &[&base, &kube] };
-            self.image(&format!("registry.k8s.io/{name}:{v}"), layers, &[&format!("/usr/local/bin/{name}")], "")?;
+        for name in CONTROL_PLANE {
+            let entrypoint = format!("/usr/local/bin/{name}");
+            self.image(&format!("registry.k8s.io/{name}:{v}"), &[&base, &kube], &[&entrypoint], "")?;
         }
+        let name = format!("registry.k8s.io/kube-proxy:{v}");
+        self.image(&name, &[&base, &net, &node], &["/usr/local/bin/kube-proxy"], "")?;
         let mut etcd = Layer::default();
         etcd.file("usr/local/bin/etcd", self.part("etcd", "etcd")?, 0o755);
         etcd.link("usr/local/bin/etcdctl", "etcd");
@@ -159,7 +162,7 @@ impl Bench<'_> {
         let flannel = self.layer(&flannel)?;
         self.image(&flannel_image(self.plan), &[&base, &net, &cni, &flannel], &[&format!("/{FLANNELD}")], "")?;
 
-        self.machine(&kube, &cni, &net)
+        self.machine([&kube, &node], &cni, &net)
     }
 
     /// What every image has: names for the user ids, a place for temporary files, certificates.
@@ -185,11 +188,12 @@ impl Bench<'_> {
         Ok(layer)
     }
 
-    fn kube(&self) -> Result<Layer> {
+    /// One of the two files of Kubernetes, and the names by which it is called.
+    fn kube(&self, file: &str, names: &[&str]) -> Result<Layer> {
         let mut layer = Layer::default();
-        layer.file("usr/local/bin/kube", self.part("kube", "kube")?, 0o755);
-        for name in COMPONENTS {
-            layer.link(&format!("usr/local/bin/{name}"), "kube");
+        layer.file(&format!("usr/local/bin/{file}"), self.part("kube", file)?, 0o755);
+        for name in names {
+            layer.link(&format!("usr/local/bin/{name}"), file);
         }
         Ok(layer)
     }
@@ -204,11 +208,15 @@ impl Bench<'_> {
     }
 
     /// The files of the machine itself. What an image has too is taken from its layer.
-    fn machine(&mut self, kube: &Written, cni: &Written, net: &Written) -> Result<()> {
-        self.member("/usr/bin/kubelet", kube, "usr/local/bin/kube", 0o755, &[])?;
-        self.push("/usr/local/bin/kubectl", 0o755, Content::Link("/usr/bin/kubelet".into()), &[]);
-        for name in ["containerd", "containerd-shim-runc-v2", "ctr"] {
-            self.own(&format!("/usr/local/bin/{name}"), &self.part("containerd", name)?)?;
+    fn machine(&mut self, [kube, node]: [&Written; 2], cni: &Written, net: &Written) -> Result<()> {
+        self.member("/usr/bin/kubelet", node, "usr/local/bin/node", 0o755, &[])?;
+        self.member("/usr/local/bin/kubectl", kube, "usr/local/bin/kube", 0o755, &[])?;
+        for (name, file) in [
+            ("containerd", "containerd"),
+            ("containerd-shim-runc-v2", "containerd-shim-runc-v2"),
+            ("ctr", "containerd"),
+        ] {
+            self.own(&format!("/usr/local/bin/{name}"), &self.part("containerd", file)?)?;
         }
         self.own("/usr/local/bin/runc", &self.part("runc", "runc")?)?;
         self.own("/usr/local/bin/crictl", &self.part("crictl", "crictl")?)?;

@@ -194,9 +194,8 @@ pub(crate) fn plan(kubernetes: &str, arch: &str, chosen: &BTreeMap<String, Strin
         go(
             "containerd",
             &[
-                ("github.com/containerd/containerd/v2/cmd/containerd", "containerd"),
+                (".", "containerd"),
                 ("github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2", "containerd-shim-runc-v2"),
-                ("github.com/containerd/containerd/v2/cmd/ctr", "ctr"),
             ],
             "no_btrfs,no_devmapper,no_zfs,urfave_cli_no_docs",
             "-X github.com/containerd/containerd/v2/version.Version=VERSION",
@@ -256,7 +255,7 @@ fn kube(release: &Release) -> Go {
     });
     Go {
         module: "k8s.io/kubernetes",
-        packages: &[(".", "kube")],
+        packages: &[(".", "kube"), ("./node", "node")],
         // As upstream builds them, without the stand-ins for tests.
         tags: "selinux,notest,grpcnotrace",
         ldflags: stamps.join(" "),

@@ -16,6 +16,7 @@ embed![
     "cni/tools.go",
     "cni/v1.9.1/go.mod",
     "cni/v1.9.1/go.sum",
+    "containerd/main.go",
     "containerd/tools.go",
     "containerd/v2.3.7/go.mod",
     "containerd/v2.3.7/go.sum",
@@ -40,6 +41,7 @@ embed![
     "flannel/v0.28.4/go.mod",
     "flannel/v0.28.4/go.sum",
     "kube/main.go",
+    "kube/node/main.go",
     "kube/v1.35.4/go.mod",
     "kube/v1.35.4/go.sum",
     "kube/v1.36.3/go.mod",
@@ -55,7 +57,8 @@ pub(crate) fn file(path: &str) -> Option<&'static str> {
     FILES.iter().find(|(name, _)| *name == path).map(|(_, text)| *text)
 }
 
-/// The files of a Go part as they stand in its module: Go files, and go.mod and go.sum of this version.
+/// The files of a Go part as they stand in its module: Go files, also those of packages in folders of their own, and go.mod
+/// and go.sum of this version.
 pub(crate) fn module(part: &str, version: &str) -> Vec<(&'static str, &'static str)> {
     FILES
         .iter()
@@ -64,7 +67,7 @@ pub(crate) fn module(part: &str, version: &str) -> Vec<(&'static str, &'static s
             match rest.split_once('/') {
                 None => Some((rest, *text)),
                 Some((own, name)) if own == version => Some((name, *text)),
-                Some(_) => None,
+                Some(_) => rest.ends_with(".go").then_some((rest, *text)),
             }
         })
         .collect()
@@ -79,6 +82,8 @@ pub(crate) fn versions(part: &str) -> Vec<&'static str> {
 pub(crate) fn write(files: &[(&str, &str)], to: &Path) -> Result<()> {
     for (name, text) in files {
         let path = to.join(name);
+        let dir = path.parent().unwrap_or(to);
+        std::fs::create_dir_all(dir).map_err(BuildError::file(format!("creating {}", dir.display())))?;
         std::fs::write(&path, text).map_err(BuildError::file(format!("writing {}", path.display())))?;
     }
     Ok(())

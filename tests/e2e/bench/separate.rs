@@ -1,4 +1,4 @@
-//! The images of Kubernetes' components with programs of their own in the place of the bundle's one file, as upstream's
+//! The images of Kubernetes' components with programs of their own in the place of the bundle's files, as upstream's
 //! images have them: for comparing memory.
 
 use std::collections::BTreeSet;
@@ -27,7 +27,7 @@ pub fn images(manifest: &Manifest, archive: &Path, programs: &Path, to: &Path) -
     for name in COMPONENTS {
         let image = manifest.images.iter().find(|image| image.name.contains(&format!("/{name}:")));
         let image = image.with_context(|| format!("the bundle has no {name}"))?;
-        // The last layer is the one file.
+        // The last layer is the program's, which several share.
         let (_, others) = image.layers.split_last().context("an image without layers")?;
         let others: Vec<&str> = others.iter().map(|layer| layer.trim_start_matches("sha256:")).collect();
         shared.extend(others.iter().map(|hex| (*hex).to_owned()));
