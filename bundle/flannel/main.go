@@ -19,7 +19,6 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/flannel-io/flannel/pkg/subnet/kube"
 	"github.com/flannel-io/flannel/pkg/version"
 	log "k8s.io/klog/v2"
 )
@@ -109,7 +108,7 @@ func run(ctx context.Context, o options) error {
 			return fmt.Errorf("putting CNI plugins into %s: %w", o.installCNI, err)
 		}
 	}
-	sm, err := kube.NewSubnetManager(ctx, o.kubeAPI, o.kubeconfig, "flannel.alpha.coreos.com", o.netConf, true)
+	sm, err := newManager(ctx, o)
 	if err != nil {
 		return fmt.Errorf("reading this node's subnet from the API: %w", err)
 	}

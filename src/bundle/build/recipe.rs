@@ -58,7 +58,7 @@ pub(crate) const FLANNELD: &str = "usr/local/bin/flanneld";
 
 /// The image of our flannel has a name and a revision of its own: it is not upstream's.
 pub(crate) fn flannel_image(plan: &Plan) -> String {
-    format!("{FLANNEL}:{}-kprov2", plan.version("flannel"))
+    format!("{FLANNEL}:{}-kprov3", plan.version("flannel"))
 }
 
 /// One part to build.

@@ -37,6 +37,7 @@ embed![
     "etcd/v3.6.8/go.sum",
     "flannel/cni.go",
     "flannel/main.go",
+    "flannel/manager.go",
     "flannel/network.go",
     "flannel/v0.28.4/go.mod",
     "flannel/v0.28.4/go.sum",
