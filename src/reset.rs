@@ -88,8 +88,15 @@ impl Reset {
         journal.begin("reset", "");
         let record = journal.record();
         let stopped = self.all(self.stops(&record).await?, &mut report).await;
+        if !stopped {
+            return Ok(report);
+        }
         // Looked for only now: a kube-proxy that just began makes its first rules while it is being ended.
-        if !stopped || !self.all(self.leftovers(&record).await?, &mut report).await {
+        let left = self.leftovers(&record).await.unwrap_or_else(|error| {
+            report.failures.push(format!("looking for what is left: {error:#}"));
+            Vec::new()
+        });
+        if !self.all(left, &mut report).await {
             return Ok(report);
         }
         let undone = engine::undo(journal, self.machine.as_ref(), &self.events, &self.stop).await?;

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
+	"time"
 
 	"github.com/flannel-io/flannel/pkg/lease"
 	"github.com/flannel-io/flannel/pkg/subnet"
@@ -32,7 +34,7 @@ func newManager(ctx context.Context, o options) (*manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", o.netConf, err)
 	}
-	alone, err := withoutOthers(text)
+	alone, err := withoutOthers(text, filepath.Dir(o.subnetFile))
 	if err != nil {
 		return nil, err
 	}
@@ -62,8 +64,8 @@ func newManager(ctx context.Context, o options) (*manager, error) {
 }
 
 // The same configuration with the back-end that needs no other nodes, in a file
-// of its own.
-func withoutOthers(text []byte) (string, error) {
+// of its own in dir.
+func withoutOthers(text []byte, dir string) (string, error) {
 	config := map[string]any{}
 	if err := json.Unmarshal(text, &config); err != nil {
 		return "", err
@@ -73,13 +75,32 @@ func withoutOthers(text []byte) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	file, err := os.CreateTemp("", "net-conf-")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	file, err := os.CreateTemp(dir, ".net-conf-")
 	if err != nil {
 		return "", err
 	}
 	defer file.Close()
 	_, err = file.Write(text)
 	return file.Name(), err
+}
+
+// A node that has only just registered may have no addresses for pods yet.
+func (m *manager) AcquireLease(ctx context.Context, attrs *lease.LeaseAttrs) (*lease.Lease, error) {
+	end := time.Now().Add(time.Minute)
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		own, err := m.Manager.AcquireLease(ctx, attrs)
+		if err == nil || ctx.Err() != nil || time.Now().After(end) {
+			return own, err
+		}
+		log.Infof("no subnet yet: %v", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
 }
 
 func (m *manager) GetNetworkConfig(context.Context) (*subnet.Config, error) {

@@ -7,8 +7,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use undo::undo;
-pub(crate) use undo::{inside, is_unit_file, sysctl_path};
+pub use undo::{inside, undo};
+pub(crate) use undo::{is_unit_file, sysctl_path};
 
 /// One thing on a machine that was not there (or was otherwise) before a step. Undone in reverse order of the journal.
 /// Undoing something that is gone already is success.

@@ -2,31 +2,35 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use kprov_providers::event::Watch;
-use kprov_providers::{Key, Step};
+use kprov_providers::machine::Command;
+use kprov_providers::{Key, Machine, Outputs, Status, Step};
 
-use super::act::{self, Act};
+use super::act::Act;
 use super::error::{Failure, Kind, Result};
 use super::node::{blocked, line, silent};
 use crate::engine::{self, Change};
 use crate::journal::Record;
 use crate::plan::Plan;
 
+/// How long a boot and the components may take: as long as kubeadm gives them.
+const LIMIT: Duration = Duration::from_secs(240);
+
 /// Looks whether all is still as wanted. A step of which `theirs` is true follows the cluster, not this command: when it
 /// differs, that is told and no failure. Where nothing differs but that components do not answer, they may be on their way,
 /// after a boot perhaps: they are waited for.
 ///
 /// # Errors
-/// [`Kind::User`] when something differs: a finished machine is changed by `reset` only. What a component that does not
-/// come up says.
+/// [`Kind::User`] when something differs: a finished machine is changed by `reset` only.
 pub(super) async fn still_as_wanted(
     act: &Act,
-    command: &str,
+    (machine, command): (&dyn Machine, &str),
     plan: &Plan,
     record: &Record,
     theirs: impl Fn(&Change) -> bool,
 ) -> Result {
+    booted(machine).await;
     let look = async || engine::preview(plan, record.all_outputs(), &silent(act)).await.map_err(Failure::internal);
     let mut changes = look().await?;
     let waits = only_waiting(plan, &changes, &theirs);
@@ -75,16 +79,27 @@ fn only_waiting(plan: &Plan, changes: &[Change], theirs: &impl Fn(&Change) -> bo
     waits
 }
 
-/// Until all of them are over.
+/// Until the machine's boot is over: units on their way are no difference. One that does not tell is not waited for.
+async fn booted(machine: &dyn Machine) {
+    let mut command = Command::new("systemctl", ["is-system-running", "--wait"]);
+    command.timeout = Some(LIMIT);
+    drop(machine.run(command).await);
+}
+
+/// Until all of them are over, or the time is; looks only: to start a component anew is not for a finished machine.
 async fn wait(act: &Act, waits: &[Arc<dyn Step>]) -> Result {
-    let one = async |step: &Arc<dyn Step>| {
+    let over = async |step: &Arc<dyn Step>| {
         act.events.note(step.describe());
-        let watch = Watch::new(act.events.clone(), step.key().as_str(), step.phase(), act.stop.watch());
-        step.apply(&kprov_providers::Outputs::none(), &watch).await
+        let mut pause = Duration::from_millis(50);
+        while !matches!(step.check(&Outputs::none()).await, Ok(Status::Ready(_))) {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
     };
-    let all = futures_util::future::try_join_all(waits.iter().map(one));
+    let all = futures_util::future::join_all(waits.iter().map(over));
     tokio::select! {
-        over = all => over.map(drop).map_err(|error| Failure { kind: act::kind_of(&error), error, hints: Vec::new() }),
+        // What is not there by then is told as what differs.
+        _ = tokio::time::timeout(LIMIT, all) => Ok(()),
         () = act.stop.until_asked() => {
             Err(Failure { kind: Kind::Cancelled, error: anyhow::anyhow!("interrupted"), hints: Vec::new() })
         }
@@ -95,7 +110,7 @@ async fn wait(act: &Act, waits: &[Arc<dyn Step>]) -> Result {
 mod tests {
     use async_trait::async_trait;
     use kprov_providers::steps::Label;
-    use kprov_providers::{Made, Outputs, Status};
+    use kprov_providers::{Made, Watch};
 
     use super::*;
 

@@ -14,6 +14,7 @@ use super::fix::Fixes;
 use super::node::{self, Node};
 use crate::cluster::flags::{CniChoice, InitFlags, WaitFor};
 use crate::cluster::{self, Cluster, Problems};
+use crate::journal::Record;
 use crate::phases::{self, certs, etcd, host, kubeconfig};
 use crate::preflight::{self, Look};
 use crate::ready::{self, Scope};
@@ -86,12 +87,13 @@ async fn init(args: Args, act: Act) -> Result<End> {
         .for_each(|n| act.events.note(n));
 
     let plan = phases::init(&cluster, facts, &bundle, &machine).map_err(Failure::internal)?;
-    let mut first = etcd::afresh(&cluster, &machine, &plan, &look.record).map_err(Failure::internal)?;
+    let afresh = |record: &Record| etcd::afresh(&cluster, facts, &machine, &plan, record).map_err(Failure::internal);
     let keys = plan.phases(&[host::PHASE, certs::PHASE, kubeconfig::PHASE]);
     node::nothing_in_the_way(&keys, &look.record).await?;
     if cluster.init.dry_run == Some(true) {
-        first.extend(plan);
-        return node::dry_run(&act, &fixes.before(&first), &look.record, args.detailed_exitcode).await;
+        let mut all = afresh(&look.record)?;
+        all.extend(plan.clone());
+        return node::dry_run(&act, &fixes.before(&all), &look.record, args.detailed_exitcode).await;
     }
     fixes.consent(&plan, &look.record, &act).await?;
     let journal = node::journal()?;
@@ -101,12 +103,13 @@ async fn init(args: Args, act: Act) -> Result<End> {
     }
     let resume = "kprov init with the same flags";
     let fixed = fixes.run(&act, &journal, resume).await?;
+    let first = afresh(&record)?;
     if !first.steps().is_empty() {
         node::run(&act, "etcd", &first, &journal, resume).await?;
     }
     let finished = record.finished("init");
     if finished {
-        again::still_as_wanted(&act, "init", &plan, &record, |_| false).await?;
+        again::still_as_wanted(&act, (machine.as_ref(), "init"), &plan, &record, |_| false).await?;
     } else {
         node::run(&act, "init", &plan, &journal, resume).await?;
     }

@@ -82,7 +82,7 @@ async fn join(args: Args, act: Act) -> Result<End> {
     if finished {
         // The cluster's kubelet-config is the cluster's to change; who carries it to the nodes is not `join`.
         let theirs = |change: &Change| change.key.as_str() == phases::kubelet::CONFIG_KEY;
-        again::still_as_wanted(&act, "join", &plan, &record, theirs).await?;
+        again::still_as_wanted(&act, (machine.as_ref(), "join"), &plan, &record, theirs).await?;
     } else {
         node::run(&act, "join", &plan, &journal, resume).await?;
     }

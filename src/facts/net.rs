@@ -60,16 +60,27 @@ pub(crate) fn addresses(machine: &dyn Machine, routes: &[Route]) -> anyhow::Resu
     let v6 = locals_v6(&text(machine, "/proc/net/if_inet6")?)
         .into_iter()
         .map(|(address, link)| (IpAddr::V6(address), Some(link)));
+    let flannel = text(machine, "/run/flannel/subnet.env")?;
     let (mut first, mut rest) = (Vec::new(), Vec::new());
     for (address, link) in v4.chain(v6) {
         match link {
             Some(link) if is_pod_link(&link) => {}
+            // flannel's link has the first address of this node's pods, without a route to them: that comes with the
+            // first pod's bridge.
+            None if is_flannels(address, &flannel) => {}
             Some(link) if defaults.contains(link.as_str()) => first.push(address),
             _ => rest.push(address),
         }
     }
     first.extend(rest);
     Ok(first)
+}
+
+/// True for an address in the network that flannel's `subnet.env` names: `FLANNEL_NETWORK=10.244.0.0/16`.
+fn is_flannels(address: IpAddr, env: &str) -> bool {
+    let networks = env.lines().filter_map(|line| line.strip_prefix("FLANNEL_NETWORK="));
+    let mut networks = networks.flat_map(|nets| nets.split(',')).filter_map(|net| net.trim().parse::<IpNet>().ok());
+    networks.any(|net| net.contains(&address))
 }
 
 /// Name servers of a resolv.conf, in its order, without a zone.
@@ -175,6 +186,24 @@ mod tests {
         eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
         cni0\t0000F40A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
         *\t0000640A\t00000000\t0201\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
+
+    #[test]
+    fn the_address_of_flannels_link_is_none_of_the_machine() {
+        let machine = kprov_providers::machine::fake::FakeMachine::new();
+        machine.put(
+            "/proc/net/fib_trie",
+            "Local:\n     |-- 192.0.2.2\n        /32 host LOCAL\n     |-- 10.244.0.0\n        /32 host LOCAL\n     \
+             |-- 198.51.100.9\n        /32 host LOCAL\n",
+        );
+        let all = |machine: &dyn Machine| {
+            let found =
+                addresses(machine, &routes_v4(&V4.replace("cni0", "none0").replace("0000F40A", "00FEF40A"))).unwrap();
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(all(&machine), ["192.0.2.2", "10.244.0.0", "198.51.100.9"]);
+        machine.put("/run/flannel/subnet.env", "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.0.1/24\n");
+        assert_eq!(all(&machine), ["192.0.2.2", "198.51.100.9"]);
+    }
 
     #[test]
     fn reads_the_ipv4_table() {

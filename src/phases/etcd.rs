@@ -16,6 +16,7 @@ use super::wait;
 use crate::bundle::Manifest;
 use crate::cluster::Cluster;
 use crate::cluster::kubeadm::{Arg, LocalEtcd};
+use crate::facts::Facts;
 use crate::journal::Record;
 use crate::plan::Plan;
 
@@ -109,15 +110,21 @@ pub(crate) fn etcd(
     Ok(plan)
 }
 
-/// What goes before an `init` that is run again: etcd's database is begun anew where the journal tells that kprov made its
-/// directory and that none of `plan`'s steps has ever found an API server. Nothing else is ever emptied, what somebody
-/// restored from a snapshot least of all.
-pub(crate) fn afresh(cluster: &Cluster, machine: &Arc<dyn Machine>, plan: &Plan, record: &Record) -> Result<Plan> {
+/// What goes before an `init` that is run again: etcd's database is begun anew where etcd panics, and the journal tells that
+/// kprov made or found empty its directory and that none of `plan`'s steps has ever found an API server. Not where
+/// containerd is somebody else's: etcd is ended with all pods.
+pub(crate) fn afresh(
+    cluster: &Cluster,
+    facts: &Facts,
+    machine: &Arc<dyn Machine>,
+    plan: &Plan,
+    record: &Record,
+) -> Result<Plan> {
     let (mut first, data) = (Plan::new(), data_dir(cluster));
     let served =
         |step: &Arc<dyn kprov_providers::Step>| step.needs().contains(&wait::listens()) && record.started(step.key());
     let never = !record.done(&wait::listens()) && !plan.steps().iter().any(served);
-    if never && record.started(&key()) && record.made_path(&data) {
+    if never && facts.runtime.is_none() && record.started(&key()) && record.made_path(&data) {
         let advertise = Settings::of(cluster)?.names.advertise;
         let health = endpoint(local(cluster).extra_args.as_ref(), advertise).url("/readyz");
         first.add(Afresh::new(Label::new("etcd/afresh", PHASE), machine, data, health));

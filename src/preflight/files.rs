@@ -19,7 +19,7 @@ pub(super) fn control_plane(look: &Look<'_>, cluster: &Cluster) -> anyhow::Resul
     let etcd = cluster.config.etcd.clone().unwrap_or_default();
     if etcd.external.is_none() {
         let dir = etcd.local.and_then(|local| local.data_dir).unwrap_or_else(|| "/var/lib/etcd".to_owned());
-        let full = look.machine.list(&dir)?.is_some_and(|names| !names.is_empty());
+        let full = !kprov_providers::made::inside(look.machine, &dir)?.is_empty();
         if full && !(look.ours)(&dir) {
             found.push(
                 Finding::error(path_name("DirAvailable", &dir), format!("there is data of another etcd in {dir}"))

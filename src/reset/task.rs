@@ -127,10 +127,7 @@ async fn pods(machine: &dyn Machine, socket: Option<&str>) -> anyhow::Result<()>
 }
 
 fn empty(machine: &dyn Machine, dir: &str) -> anyhow::Result<()> {
-    for name in machine.list(dir)?.unwrap_or_default() {
-        machine.remove_tree(&format!("{dir}/{name}"))?;
-    }
-    Ok(())
+    made::inside(machine, dir)?.iter().try_for_each(|path| machine.remove_tree(path))
 }
 
 /// A bridge, once its pods' ends are gone: they go by themselves with the pods' namespaces, which takes a moment. What

@@ -26,7 +26,8 @@ pub async fn load(host: &Host, archive: &Path) -> anyhow::Result<()> {
 /// True for a blob that containerd should have and does not: it goes on with one that it was just taking in when the power
 /// was cut, whatever the disk has of it, and keeps that under another name. The next import finds nothing of it.
 fn is_worth_another(error: &anyhow::Error) -> bool {
-    error.to_string().contains(": not found")
+    let said = error.to_string();
+    said.contains("content digest sha256:") && said.contains(": not found")
 }
 
 async fn over_ssh(host: &Host, archive: &Path) -> anyhow::Result<()> {

@@ -46,7 +46,7 @@ pub(crate) fn find() -> Result<Binaries, String> {
         key: None,
     })
     .map_err(|e| e.to_string())?;
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("crash-{}", found.id));
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("programs-{}", found.id));
     if NAMES.iter().any(|name| !dir.join(name).exists()) {
         extract(&found, &dir).map_err(|e| format!("unpacking {}: {e}", found.path.display()))?;
     }
@@ -58,9 +58,9 @@ fn extract(found: &Found, dir: &Path) -> Result<(), Box<dyn std::error::Error>> 
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let unpacked = place.path().join("bundle");
     unpack(open(&found.path)?, &unpacked, &mut |_, _| true)?;
-    // All of Kubernetes is one program, which looks at the name by which it is called.
-    let kubelet = found.manifest.files.iter().find(|file| file.path.ends_with("/kubelet")).and_then(|f| f.sha256());
-    let kube = unpacked.join(FILES).join(kubelet.ok_or("it has no kubelet")?);
+    // The control plane and kubectl are one program, which looks at the name by which it is called.
+    let kubectl = found.manifest.files.iter().find(|file| file.path.ends_with("/kubectl")).and_then(|f| f.sha256());
+    let kube = unpacked.join(FILES).join(kubectl.ok_or("it has no kubectl")?);
     put(&mut File::open(kube)?, &dir.join("kube-apiserver"))?;
     let image = found.manifest.images.iter().find(|image| image.name.contains("/etcd:")).ok_or("it has no etcd")?;
     let mut archive = tar::Archive::new(File::open(unpacked.join(Set::of(&image.name).archive()))?);

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use kprov::bundle::manifest::{Content, hex_of, sha256_hex};
+use kprov::bundle::manifest::{hex_of, sha256_hex};
 use kprov::bundle::sets::Set;
 use kprov::bundle::{sign, unpack, verify};
 
@@ -28,11 +28,7 @@ pub fn of_our_own() -> Result<(), LeftOut> {
     }
     let hash = |name: &str| -> String {
         let file = own.files.iter().find(|file| file.path.rsplit('/').next() == Some(name)).unwrap();
-        match &file.content {
-            // kubectl is a link to the one program that is all of Kubernetes.
-            Content::Link(target) => own.files.iter().find(|f| f.path == *target).unwrap().sha256().unwrap().to_owned(),
-            _ => file.sha256().unwrap().to_owned(),
-        }
+        file.sha256().unwrap().to_owned()
     };
     content::write(&official(|name| fs::read(at("own").join(unpack::FILES).join(hash(name))).unwrap()), &at("files"));
     let images: Vec<Image> = own

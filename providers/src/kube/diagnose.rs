@@ -91,10 +91,20 @@ pub(crate) fn crash_loops(machine: &dyn Machine, component: &str) -> bool {
     newest_log(machine, component).is_some_and(|log| log.restarts >= 2)
 }
 
-/// True where a static pod's container has ended at least once. The disk may have been too full for a line of its log.
-pub fn has_ended(machine: &dyn Machine, component: &str) -> bool {
-    let again = |file: &String| file.strip_suffix(".log").is_some_and(|n| n.parse::<u32>().is_ok_and(|n| n >= 1));
-    log_dirs(machine, component).any(|dir| machine.list(&dir).ok().flatten().unwrap_or_default().iter().any(again))
+/// True where a static pod's container was started again and its last log tells of a panic or a fatal error, or could not
+/// be written at all: the disk may have been too full for a line of it.
+pub fn has_panicked(machine: &dyn Machine, component: &str) -> bool {
+    let number = |file: &String| file.strip_suffix(".log")?.parse::<u32>().ok();
+    let newest = |dir: String| {
+        let files = machine.list(&dir).ok().flatten().unwrap_or_default();
+        let last = files.iter().filter_map(number).max().filter(|restarts| *restarts >= 1)?;
+        machine.read(&format!("{dir}/{last}.log")).ok().flatten()
+    };
+    log_dirs(machine, component).filter_map(newest).any(|text| {
+        let text = String::from_utf8_lossy(&text);
+        let words = ["panic:", "\"level\":\"panic\"", "\"level\":\"fatal\""];
+        text.is_empty() || words.iter().any(|word| text.contains(word))
+    })
 }
 
 /// Where the kubelet keeps the logs of a static pod's container, one directory for each pod of this name that there was.

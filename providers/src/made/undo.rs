@@ -53,8 +53,11 @@ fn dir(machine: &dyn Machine, path: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Paths of all that is in a directory, but for what a file system of its own has from the start.
-pub(crate) fn inside(machine: &dyn Machine, dir: &str) -> anyhow::Result<Vec<String>> {
+/// Paths of all that is in a directory, but for what a file system of its own has from the start (`lost+found`).
+///
+/// # Errors
+/// When it cannot be read.
+pub fn inside(machine: &dyn Machine, dir: &str) -> anyhow::Result<Vec<String>> {
     let names = machine.list(dir)?.unwrap_or_default();
     Ok(names.into_iter().filter(|name| name != "lost+found").map(|name| format!("{dir}/{name}")).collect())
 }
@@ -202,9 +205,9 @@ mod tests {
     #[tokio::test]
     async fn a_disk_of_its_own_is_emptied() {
         let machine = FakeMachine::new();
-        machine.make_dir("/var/lib/containerd/lost+found", 0o700).unwrap();
+        machine.put("/var/lib/containerd/lost+found/.keep", "");
         let before = machine.dump();
-        machine.write("/var/lib/containerd/blobs/x", b"x", 0o644).unwrap();
+        machine.put("/var/lib/containerd/blobs/x", "x");
         for _ in 0..2 {
             undo(&machine, &Made::Filled { path: "/var/lib/containerd".to_owned() }).await.unwrap();
             assert_eq!(machine.dump(), before);

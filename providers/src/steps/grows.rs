@@ -168,7 +168,7 @@ mod tests {
         let machine = FakeMachine::new();
         machine.put("/var/lib/cni/x", "before");
         machine.put("/proc/sys/kernel/panic", "0\n");
-        machine.make_dir("/var/lib/containerd/lost+found", 0o700).unwrap();
+        machine.put("/var/lib/containerd/lost+found/.keep", "");
         machine.put("/var/lib/theirs/x", "before");
         let machine: Arc<dyn Machine> = Arc::new(machine);
         let file = WriteFile::new(Label::new("host/x", "host"), machine.clone(), "/etc/x", "x");

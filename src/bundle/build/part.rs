@@ -192,7 +192,7 @@ fn build_go(shop: &Shop<'_>, go: &Toolchain, part: &Part, recipe: &Go, module: &
         ["build", "-v", "-trimpath", "-buildvcs=false", "-tags", recipe.tags, "-ldflags"].map(String::from).into();
     let to = if recipe.cgo { format!("{}/out", root::INSIDE) } else { out.display().to_string() };
     // All of a part's programs in one call, so that they are linked side by side. Go names them by their packages'
-    // last words, except a module's own main.
+    // last words, a module's own main by the module's.
     let target = match recipe.packages {
         [(".", file)] => format!("{to}/{file}"),
         _ => format!("{to}/"),

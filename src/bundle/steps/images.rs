@@ -178,13 +178,14 @@ impl Step for ImportImages {
             if exit.success() || String::from_utf8_lossy(&exit.stderr).contains("no space left") {
                 break;
             }
-            watch.say("importing the images again: what is there of them may be damaged by a power cut".to_owned());
             if !fresh && again == 0 {
                 self.export().await?;
             }
             // Somebody else's containerd is not ours to mend.
             if self.ours {
-                content::forget_damaged(&self.store).await.context("looking for damaged parts of images")?;
+                // A containerd that does not answer is told of by the import itself.
+                let Ok(gone) = content::forget_damaged(&self.store).await else { break };
+                watch.say(format!("importing the images again, without {gone} damaged parts of them"));
             }
             exit = self.import().await?;
         }

@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use async_trait::async_trait;
-use kprov_providers::kube::diagnose::has_ended;
+use kprov_providers::kube::diagnose::has_panicked;
 use kprov_providers::machine::UnitVerb;
 use kprov_providers::steps::Label;
 use kprov_providers::{Machine, Made, Outputs, Status, Step, Watch, made};
 
 use crate::phases::kubelet::UNIT;
 
-/// Empties etcd's data directory where its container has ended and etcd does not answer.
+/// Empties etcd's data directory where etcd does not answer and has ended in a panic.
 ///
 /// An etcd whose disk is full at its very first writes leaves half a database, and panics at every start after that:
-/// `failed to find local ID in cluster members`. Only for a machine where no API server has answered yet: then nothing
-/// is in it that is not made again.
+/// `failed to find local ID in cluster members`. Only for a machine where kprov has never found an API server: then
+/// nothing is in it that is not made again.
 pub(crate) struct Afresh {
     label: Label,
     machine: Arc<dyn Machine>,
@@ -28,10 +28,6 @@ impl Afresh {
     pub(crate) fn new(label: Label, machine: &Arc<dyn Machine>, data: String, health: String) -> Self {
         Self { label, machine: machine.clone(), data, health }
     }
-
-    fn held(&self) -> Result<Vec<String>> {
-        Ok(self.machine.list(&self.data)?.unwrap_or_default())
-    }
 }
 
 #[async_trait]
@@ -43,8 +39,8 @@ impl Step for Afresh {
     }
 
     async fn check(&self, _known: &Outputs) -> Result<Status> {
-        let vain = !self.held()?.is_empty()
-            && has_ended(self.machine.as_ref(), "etcd")
+        let vain = !made::inside(self.machine.as_ref(), &self.data)?.is_empty()
+            && has_panicked(self.machine.as_ref(), "etcd")
             && !matches!(self.machine.probe(&self.health).await?, Some((200, _)));
         Ok(if vain { Status::Missing } else { Status::Ready(Outputs::none()) })
     }
@@ -62,9 +58,7 @@ impl Step for Afresh {
             self.machine.unit_do(UNIT, UnitVerb::Stop).await?;
         }
         made::undo(self.machine.as_ref(), &Made::Pods).await?;
-        for name in self.held()? {
-            self.machine.remove_tree(&format!("{}/{name}", self.data))?;
-        }
+        made::undo(self.machine.as_ref(), &Made::Filled { path: self.data.clone() }).await?;
         if runs {
             self.machine.unit_do(UNIT, UnitVerb::Start).await?;
         }
@@ -74,7 +68,7 @@ impl Step for Afresh {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::Mutex;
 
     use futures_util::FutureExt as _;
     use kprov_providers::machine::fake::FakeMachine;
@@ -83,42 +77,50 @@ mod tests {
 
     const DATABASE: &str = "/var/lib/etcd/member/snap/db";
 
-    /// A machine with a database, an etcd that has ended or not, and answers or not.
-    fn machine(ended: bool, answers: bool) -> (FakeMachine, Afresh) {
+    /// A machine with a database, an etcd with this last log, that answers or not.
+    fn machine(log: &str, answers: bool) -> (FakeMachine, Afresh) {
         let fake = FakeMachine::new();
         fake.put("/etc/systemd/system/kubelet.service", "[Service]\nExecStart=/usr/bin/kubelet\n");
         fake.put(DATABASE, "half");
-        let log = if ended { "1.log" } else { "0.log" };
-        fake.put(&format!("/var/log/pods/kube-system_etcd-x_1/etcd/{log}"), "2026-01-01T00:00:00Z stderr F panic\n");
+        fake.put("/var/log/pods/kube-system_etcd-x_1/etcd/0.log", "");
+        fake.put("/var/log/pods/kube-system_etcd-x_1/etcd/1.log", log);
         fake.on_probe(move |_, _| async move { answers.then(|| (200, "ok".to_owned())) }.boxed());
         let machine: Arc<dyn Machine> = Arc::new(fake.clone());
         let step = Afresh::new(Label::new("etcd/afresh", "etcd"), &machine, "/var/lib/etcd".into(), "http://x/".into());
         (fake, step)
     }
 
+    const PANIC: &str = "2026-01-01T00:00:00Z stderr F panic: failed to find local ID in cluster members\n";
+
     #[tokio::test]
     async fn half_a_database_goes_while_the_kubelet_stands_still() {
-        let (fake, step) = machine(true, false);
-        fake.unit_do(UNIT, UnitVerb::Start).await.unwrap();
-        let stopped = Arc::new(AtomicBool::new(false));
-        let seen = stopped.clone();
-        fake.on_unit(move |machine, _, verb| {
-            seen.store(verb == UnitVerb::Stop, Ordering::SeqCst);
-            assert_eq!(machine.meta(DATABASE)?.is_some(), verb == UnitVerb::Stop);
-            Ok(())
-        });
-        assert_eq!(step.check(&Outputs::none()).await.unwrap(), Status::Missing);
-        step.apply(&Outputs::none(), &Watch::quiet()).await.unwrap();
-        assert!(!stopped.load(Ordering::SeqCst), "the kubelet was not started again");
-        assert!(fake.meta("/var/lib/etcd").unwrap().is_some(), "the directory itself stays");
-        assert!(matches!(step.check(&Outputs::none()).await.unwrap(), Status::Ready(_)));
+        for runs in [true, false] {
+            let (fake, step) = machine(PANIC, false);
+            if runs {
+                fake.unit_do(UNIT, UnitVerb::Start).await.unwrap();
+            }
+            let done = Arc::new(Mutex::new(Vec::new()));
+            let seen = done.clone();
+            fake.on_unit(move |machine, _, verb| {
+                seen.lock().unwrap().push((verb, machine.meta(DATABASE)?.is_some()));
+                Ok(())
+            });
+            assert_eq!(step.check(&Outputs::none()).await.unwrap(), Status::Missing);
+            step.apply(&Outputs::none(), &Watch::quiet()).await.unwrap();
+            let wanted: &[(UnitVerb, bool)] =
+                if runs { &[(UnitVerb::Stop, true), (UnitVerb::Start, false)] } else { &[] };
+            assert_eq!(*done.lock().unwrap(), wanted);
+            assert!(fake.meta("/var/lib/etcd").unwrap().is_some(), "the directory itself stays");
+            assert!(matches!(step.check(&Outputs::none()).await.unwrap(), Status::Ready(_)));
+        }
     }
 
     #[tokio::test]
-    async fn an_etcd_that_answers_or_only_starts_keeps_it() {
-        for (ended, answers) in [(true, true), (false, false), (false, true)] {
-            let (_, step) = machine(ended, answers);
-            assert!(matches!(step.check(&Outputs::none()).await.unwrap(), Status::Ready(_)), "{ended} {answers}");
+    async fn an_etcd_that_answers_or_did_not_panic_keeps_it() {
+        let starts = "2026-01-01T00:00:00Z stderr F {\"level\":\"info\",\"msg\":\"opened backend db\"}\n";
+        for (log, answers) in [(PANIC, true), (starts, false), (starts, true)] {
+            let (_, step) = machine(log, answers);
+            assert!(matches!(step.check(&Outputs::none()).await.unwrap(), Status::Ready(_)), "{log} {answers}");
         }
     }
 }

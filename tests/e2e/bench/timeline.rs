@@ -95,11 +95,10 @@ pub fn kubeadm(whose: &str, lines: &str, begin: f64, end: f64) -> anyhow::Result
 pub fn pods(whose: &str, list: &Value, begin: f64) -> Vec<Span> {
     let pod = |pod: &Value| {
         let name = pod["metadata"]["name"].as_str()?;
-        let static_pod = pod["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_string();
         let ready = pod["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == "Ready")?;
         let to = seconds(ready["lastTransitionTime"].as_str()?).ok()? - begin;
-        let from = seconds(pod["metadata"]["creationTimestamp"].as_str()?).ok()? - begin;
-        (!static_pod).then(|| Span::new(whose, "pods", name, from.max(0.0), to))
+        let from = seconds(pod["status"]["startTime"].as_str()?).ok()? - begin;
+        Some(Span::new(whose, "pods", name, from.max(0.0), to.max(from)))
     };
     list["items"].as_array().into_iter().flatten().filter_map(pod).collect()
 }
