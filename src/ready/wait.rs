@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
+use futures_util::stream::{BoxStream, SelectAll, select_all};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kprov_providers::kube::diagnose::likely_cause;
 use kube::Client;
@@ -48,6 +50,8 @@ pub async fn wait_since(
     let begin = Instant::now();
     let mut told = String::new();
     loop {
+        // Before the look: what changes while it is taken is not missed.
+        let mut changes = changes(client, scope).await;
         let looked = look_since(client, scope, booted).await;
         let waiting = match &looked {
             Ok(health) if health.waiting.is_empty() => return looked,
@@ -71,7 +75,11 @@ pub async fn wait_since(
             say(format!("waiting: {short}"));
             told = short;
         }
-        change(client, scope).await;
+        // What a broken watch misses is seen after two seconds.
+        if tokio::time::timeout(Duration::from_secs(2), changes.next()).await.is_ok() {
+            // Changes come in bursts; one look for all of them.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 }
 
@@ -83,33 +91,37 @@ fn short(waiting: &[String]) -> String {
     if more == 0 { first.join("; ") } else { format!("{}; and {more} more", first.join("; ")) }
 }
 
-/// Ends when a node or a pod changes, or after two seconds: what a broken watch misses is seen then.
-async fn change(client: &Client, scope: &Scope) {
-    let (of_nodes, of_pods) = (scope.nodes(), scope.pods());
-    let params = |of: &ListParams| {
-        WatchParams { field_selector: of.field_selector.clone(), ..WatchParams::default() }.timeout(5)
+/// What changes from now on of all that is looked at: nodes, pods, and what pods are made from, whose own count of Ready
+/// pods comes later than theirs. What cannot be watched is left out.
+async fn changes(client: &Client, scope: &Scope) -> SelectAll<BoxStream<'static, ()>> {
+    let nodes = watch(Api::<Node>::all(client.clone()), scope.nodes());
+    let pods = watch(Api::<Pod>::all(client.clone()), scope.pods());
+    let (nodes, pods) = futures_util::join!(nodes, pods);
+    let mut all = select_all([nodes, pods]);
+    // A kubelet may not see the others.
+    if matches!(scope, Scope::Cluster { pods: true, .. }) {
+        let sets = watch(Api::<DaemonSet>::all(client.clone()), ListParams::default());
+        let deployments = watch(Api::<Deployment>::all(client.clone()), ListParams::default());
+        let (sets, deployments) = futures_util::join!(sets, deployments);
+        all.push(sets);
+        all.push(deployments);
+    }
+    all
+}
+
+async fn watch<K>(api: Api<K>, of: ListParams) -> BoxStream<'static, ()>
+where
+    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+{
+    let params = WatchParams { field_selector: of.field_selector.clone(), ..WatchParams::default() }.timeout(5);
+    let open = async {
+        let version = api.list_metadata(&of).await?.metadata.resource_version.unwrap_or_else(|| "0".to_owned());
+        api.watch(&params, &version).await
     };
-    let nodes = Api::<Node>::all(client.clone());
-    let pods = Api::<Pod>::all(client.clone());
-    let wait = async {
-        // From now on: what was before has just been looked at.
-        let (Ok(nodes_at), Ok(pods_at)) = (nodes.list_metadata(&of_nodes).await, pods.list_metadata(&of_pods).await)
-        else {
-            return std::future::pending::<()>().await;
-        };
-        let version = |meta: Option<String>| meta.unwrap_or_else(|| "0".to_owned());
-        let (Ok(nodes), Ok(pods)) = (
-            nodes.watch(&params(&of_nodes), &version(nodes_at.metadata.resource_version)).await,
-            pods.watch(&params(&of_pods), &version(pods_at.metadata.resource_version)).await,
-        ) else {
-            return std::future::pending::<()>().await;
-        };
-        let (mut nodes, mut pods) = (nodes.boxed(), pods.boxed());
-        tokio::select! { _ = nodes.next() => {}, _ = pods.next() => {} }
-        // Changes come in bursts; one look for all of them.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    };
-    let _ = tokio::time::timeout(Duration::from_secs(2), wait).await;
+    match open.await {
+        Ok(seen) => seen.map(drop).boxed(),
+        Err(_) => futures_util::stream::pending().boxed(),
+    }
 }
 
 /// The last lines of a pod's log; none where it never wrote one.

@@ -48,6 +48,7 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     if wants("version") {
         small::version(host, rounds, &mut figures)?;
         clock.lap("version");
+        figures.save()?;
     }
     let (separate, pki) = (path("KPROV_BENCH_SEPARATE")?, path("KPROV_BENCH_PKI")?);
     for (way, parts) in
@@ -60,14 +61,17 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     }
     if wants("clusters") {
         clusters(host, docs, rounds, &mut figures, &mut clock)?;
+        figures.save()?;
     }
     if wants("pki") {
         small::pki(host, &pki, rounds, &mut figures)?;
         clock.lap("PKI and kubeconfigs");
+        figures.save()?;
     }
     if wants("up") {
         small::up(host, rounds, &mut figures)?;
         clock.lap("up and down");
+        figures.save()?;
     }
     if wants("memory") {
         memory::run(host, &mut figures, &mut clock)?;

@@ -26,12 +26,13 @@ pub fn pki(host: &Host, ours: &Path, rounds: usize, figures: &mut Figures) -> an
     for _ in 0..rounds {
         for (name, algorithm) in [("P-256", "ECDSA-P256"), ("RSA-2048", "RSA-2048")] {
             let config = format!("/root/{algorithm}.yaml");
-            machine
-                .run(&format!("sed 's/^kubernetesVersion/encryptionAlgorithm: {algorithm}\\n&/' {CONFIG} >{config}"))?;
+            machine.run(&format!(
+                "sed 's/^encryptionAlgorithm: .*/encryptionAlgorithm: {algorithm}/' {CONFIG} >{config}"
+            ))?;
             let theirs =
                 ["certs", "kubeconfig"].map(|phase| format!("kubeadm init phase {phase} all --config {config}"));
             for (whose, work, start) in [
-                (OURS, format!("/root/pki {config} /root/journal"), "/root/pki 2>/dev/null || true"),
+                (OURS, format!("/root/pki {config} /root/journal 2>/root/log"), "/root/pki 2>/dev/null || true"),
                 (
                     THEIRS,
                     format!("{} >/root/log 2>&1", theirs.join(" >/root/log 2>&1 && ")),
