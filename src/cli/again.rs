@@ -30,9 +30,13 @@ pub(super) async fn still_as_wanted(
     record: &Record,
     theirs: impl Fn(&Change) -> bool,
 ) -> Result {
-    booted(machine).await;
     let look = async || engine::preview(plan, record.all_outputs(), &silent(act)).await.map_err(Failure::internal);
     let mut changes = look().await?;
+    // Only then: what runs as a part of the boot itself would wait for its own end.
+    if changes.iter().any(|change| change.changes() || blocked(change).is_some()) {
+        booted(machine).await;
+        changes = look().await?;
+    }
     let waits = only_waiting(plan, &changes, &theirs);
     if !waits.is_empty() {
         wait(act, &waits).await?;
