@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::bundle::locate::{Found, Search, cache_dir, locate};
 use crate::bundle::sign::Key;
-use crate::cli::error::Result;
+use crate::cli::error::{Failure, Result};
+use crate::cluster::flags::NodeFlags;
 
 /// `--bundle FILE`, for every command that needs one.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -16,6 +17,10 @@ pub(crate) struct BundleArgs {
     /// The public key (minisign) by which the bundle must be signed [default: /etc/kprov/bundle.pub where it exists]
     #[arg(long, value_name = "FILE")]
     pub(crate) bundle_key: Option<PathBuf>,
+
+    /// The id that the bundle must have: `kprov up` has checked it where it runs, and names it to its machines
+    #[arg(long, value_name = "SHA256", hide = true)]
+    pub(crate) bundle_id: Option<String>,
 }
 
 /// Where a machine's owner says by whom bundles must be signed.
@@ -35,8 +40,9 @@ pub(crate) fn key(named: Option<&Path>) -> Result<Option<Key>> {
 
 impl BundleArgs {
     /// The same from other commands' own flags.
-    pub(crate) fn of(bundle: &Option<PathBuf>, bundle_key: &Option<PathBuf>) -> Self {
-        Self { bundle: bundle.clone(), bundle_key: bundle_key.clone() }
+    pub(crate) fn of(flags: &NodeFlags) -> Self {
+        let NodeFlags { bundle, bundle_key, bundle_id, .. } = flags.clone();
+        Self { bundle, bundle_key, bundle_id }
     }
 
     /// Finds the bundle for this architecture and version (none: the newest), signed by the key where there is one.
@@ -45,7 +51,15 @@ impl BundleArgs {
     /// [`Kind::User`](crate::cli::error::Kind::User) when there is none that fits; the message says how to get one.
     pub(crate) fn find(&self, version: Option<&str>) -> Result<Found> {
         let key = key(self.bundle_key.as_deref())?;
-        locate(&self.search(version, key)).map_err(super::refused)
+        let found = locate(&self.search(version, key)).map_err(super::refused)?;
+        match &self.bundle_id {
+            Some(id) if *id != found.id => {
+                let (path, has) = (found.path.display(), &found.id);
+                let why = anyhow::anyhow!("{path} is not the bundle that was checked: its id is {has} and not {id}");
+                Err(Failure::user(why).hint("kprov up again, with a file that nobody changes meanwhile"))
+            }
+            _ => Ok(found),
+        }
     }
 
     fn search(&self, version: Option<&str>, key: Option<Key>) -> Search {
