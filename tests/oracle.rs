@@ -6,8 +6,12 @@
 //! the bundle; what comes out is read in the same way. Any difference must be in `oracle/allowed.rs` with its reason, and
 //! any entry there must be needed.
 //!
+//! Owners prove nothing here: a machine in memory says of everything that it is root's. Only `tests/e2e/twins.rs` holds
+//! them against kubeadm's, on two real machines.
+//!
 //! The trial `golden_is_what_kubeadm_makes` runs the real kubeadm (KPROV_KUBEADM, as root) and compares with what is
 //! kept. `make oracle` keeps it anew: a new Kubernetes version is a rerun, `KUBERNETES=v1.35.4 make oracle`.
+//! That the comparison itself finds what differs is tried first (`oracle/itself.rs`), without a bundle too.
 
 #![allow(
     clippy::print_stdout,
@@ -25,13 +29,14 @@ mod oracle {
     pub(crate) mod compare;
     pub(crate) mod corefile;
     pub(crate) mod findings;
+    pub(crate) mod itself;
     pub(crate) mod objects;
     pub(crate) mod ours;
     pub(crate) mod registry;
     pub(crate) mod tree;
     pub(crate) mod witness;
 }
-use oracle::{allowed, cases, compare, findings, ours, tree, witness};
+use oracle::{allowed, cases, compare, findings, itself, ours, tree, witness};
 
 // The machine in memory and the API are those of the crash trials, of which only some parts are needed here.
 #[allow(dead_code)]
@@ -93,6 +98,15 @@ impl Results {
         }
     }
 
+    /// One of the comparison's own trials.
+    fn itself(&mut self, name: &str, trial: fn()) {
+        let since = Instant::now();
+        let panicked = std::panic::catch_unwind(trial).err();
+        // The panic's own words are on stderr.
+        let wrong = panicked.map(|_| "see the panic".to_owned());
+        self.one(name, since, wrong.as_slice());
+    }
+
     fn left_out(&mut self, name: &str, why: &str) {
         if std::env::var_os("KPROV_TEST_ALL").is_some_and(|all| all == "1") {
             self.failed += 1;
@@ -124,11 +138,16 @@ fn main() -> ExitCode {
     let cases = cases::all(version);
     let names: Vec<&str> = cases.values().flatten().map(|case| case.name.as_str()).collect();
     if std::env::args().any(|word| word == "--list") {
-        names.iter().chain([&GOLDEN]).filter(|name| wanted(name)).for_each(|name| println!("{name}: test"));
+        let own = itself::TRIALS.iter().map(|(name, _)| *name);
+        let all = own.chain(names.iter().copied()).chain([GOLDEN]);
+        all.filter(|name| wanted(name)).for_each(|name| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
     assert!(names.len() >= 8, "only {} configurations", names.len());
     let mut results = Results::default();
+    for (name, trial) in itself::TRIALS.iter().filter(|(name, _)| wanted(name)) {
+        results.itself(name, *trial);
+    }
     if wanted(GOLDEN) {
         golden(cases.values().flatten(), binaries.is_ok(), &mut results);
     }

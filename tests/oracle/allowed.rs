@@ -36,9 +36,18 @@ pub(crate) const STARTUP: &str = "until its startup probe succeeds a pod is not 
 
 /// Of what kprov's plan makes of a machine in memory.
 pub(crate) const PLANS: &[Allowed] = &[
-    Allowed { cases: &[], line: "manifest/*.startupProbe.periodSeconds: 10 => 2", why: STARTUP },
-    Allowed { cases: &[], line: "manifest/*.startupProbe.initialDelaySeconds: 10 => nothing", why: STARTUP },
-    Allowed { cases: &[], line: "manifest/*.startupProbe.failureThreshold: * => *", why: STARTUP },
+    Allowed { cases: &[], line: "manifest/*.startupProbe.periodSeconds: 10 => 1", why: STARTUP },
+    Allowed { cases: &[], line: "manifest/etcd*.startupProbe.initialDelaySeconds: 10 => 6", why: STARTUP },
+    Allowed { cases: &[], line: "manifest/kube-apiserver*.startupProbe.initialDelaySeconds: 10 => 6", why: STARTUP },
+    Allowed {
+        cases: &[],
+        line: "manifest/kube-controller-manager*.startupProbe.initialDelaySeconds: 10 => 4",
+        why: STARTUP,
+    },
+    Allowed { cases: &[], line: "manifest/kube-scheduler*.startupProbe.initialDelaySeconds: 10 => 4", why: STARTUP },
+    // The timeout of four minutes, and the one that `extras` asks for: as many seconds, in tens with kubeadm's probe.
+    Allowed { cases: &[], line: "manifest/*.startupProbe.failureThreshold: 24 => 240", why: STARTUP },
+    Allowed { cases: &["extras"], line: "manifest/*.startupProbe.failureThreshold: 39 => 390", why: STARTUP },
     Allowed {
         cases: &[],
         line: "manifest/kube-controller-manager.yaml.spec.containers[kube-controller-manager].command: nothing => \
@@ -47,12 +56,12 @@ pub(crate) const PLANS: &[Allowed] = &[
     },
     Allowed {
         cases: &[],
-        line: "object/Deployment kube-system/coredns.*.readinessProbe.periodSeconds: 10 => 2",
+        line: "object/Deployment kube-system/coredns.*.readinessProbe.periodSeconds: 10 => 1",
         why: PROBE,
     },
     Allowed {
         cases: &[],
-        line: "object/Deployment kube-system/coredns.*.readinessProbe.failureThreshold: 3 => 15",
+        line: "object/Deployment kube-system/coredns.*.readinessProbe.failureThreshold: 3 => 30",
         why: PROBE,
     },
     Allowed {

@@ -1,6 +1,6 @@
 //! Differences of two values, one line for each place.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -35,19 +35,15 @@ fn values(place: &str, theirs: Option<&Value>, ours: Option<&Value>, lines: &mut
 
 /// Lists of things with names by name, other ones as what is missing and what is too much; the order counts.
 fn lists(place: &str, theirs: &[Value], ours: &[Value], lines: &mut Vec<String>) {
-    let named = |list: &[Value]| {
-        list.iter().map(|item| Some(item.get("name")?.as_str()?.to_owned())).collect::<Option<Vec<_>>>()
-    };
-    if let (Some(their_names), Some(our_names)) = (named(theirs), named(ours)) {
-        let find = |list: &[Value], name: &str| list.iter().find(|item| item["name"] == name).cloned();
-        for name in their_names.iter().chain(&our_names).collect::<BTreeSet<_>>() {
-            let (theirs, ours) = (find(theirs, name), find(ours, name));
-            values(&format!("{place}[{name}]"), theirs.as_ref(), ours.as_ref(), lines);
+    if let (Some(their_names), Some(our_names)) = (names(theirs), names(ours)) {
+        let (their_keys, our_keys) = (keys(&their_names, &our_names), keys(&our_names, &their_names));
+        let theirs: BTreeMap<Key<'_>, &Value> = their_keys.iter().copied().zip(theirs).collect();
+        let ours: BTreeMap<Key<'_>, &Value> = our_keys.iter().copied().zip(ours).collect();
+        for key in theirs.keys().chain(ours.keys()).collect::<BTreeSet<_>>() {
+            let place = format!("{place}[{}]", shown(key));
+            values(&place, theirs.get(key).copied(), ours.get(key).copied(), lines);
         }
-        let common = |names: &[String], others: &[String]| -> Vec<String> {
-            names.iter().filter(|name| others.contains(name)).cloned().collect()
-        };
-        let (a, b) = (common(&their_names, &our_names), common(&our_names, &their_names));
+        let (a, b) = (common(&their_keys, &our_keys), common(&our_keys, &their_keys));
         if a != b {
             lines.push(format!("{place}: order {} => {}", a.join(" "), b.join(" ")));
         }
@@ -59,15 +55,45 @@ fn lists(place: &str, theirs: &[Value], ours: &[Value], lines: &mut Vec<String>)
         }
         return;
     }
-    let before = lines.len();
-    for item in theirs.iter().filter(|item| !ours.contains(item)) {
-        lines.push(format!("{place}: {item} => nothing"));
+    let within = |list: &[Value], other: &[Value]| -> (Vec<Value>, Vec<Value>) {
+        list.iter().cloned().partition(|item| other.contains(item))
+    };
+    let ((theirs, missing), (ours, surplus)) = (within(theirs, ours), within(ours, theirs));
+    lines.extend(missing.iter().map(|item| format!("{place}: {item} => nothing")));
+    lines.extend(surplus.iter().map(|item| format!("{place}: nothing => {item}")));
+    if theirs != ours {
+        lines.push(format!("{place}: order {} => {}", Value::from(theirs), Value::from(ours)));
     }
-    for item in ours.iter().filter(|item| !theirs.contains(item)) {
-        lines.push(format!("{place}: nothing => {item}"));
+}
+
+/// Names of a list's items, if all have one.
+fn names(list: &[Value]) -> Option<Vec<&str>> {
+    list.iter().map(|item| item.get("name")?.as_str()).collect()
+}
+
+/// By what an item of one list is found in the other: its name, and which of that name it is, counted from 1; 0 where
+/// neither list has a second one.
+type Key<'a> = (&'a str, usize);
+
+/// The keys of a list's items. A name may stand there twice, as a flag that is given twice does; each must be compared.
+fn keys<'a>(names: &[&'a str], others: &[&str]) -> Vec<Key<'a>> {
+    let count = |names: &[&str], name: &str| names.iter().filter(|other| **other == name).count();
+    let items = names.iter().enumerate().map(|(index, &name)| {
+        let several = count(names, name) > 1 || count(others, name) > 1;
+        (name, if several { count(&names[..=index], name) } else { 0 })
+    });
+    items.collect()
+}
+
+/// A key in a line: `NAME`, or `NAME#2` for the second of several.
+fn shown(key: &Key<'_>) -> String {
+    match key {
+        (name, 0) => (*name).to_owned(),
+        (name, nth) => format!("{name}#{nth}"),
     }
-    if lines.len() == before {
-        let (theirs, ours) = (Value::from(theirs.to_vec()), Value::from(ours.to_vec()));
-        lines.push(format!("{place}: order {theirs} => {ours}"));
-    }
+}
+
+/// Those of one list that the other has too, in the list's order.
+fn common(keys: &[Key<'_>], others: &[Key<'_>]) -> Vec<String> {
+    keys.iter().filter(|key| others.contains(key)).map(shown).collect()
 }

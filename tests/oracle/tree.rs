@@ -60,7 +60,7 @@ impl Tree {
         }
     }
 
-    /// What is on a machine in memory.
+    /// What is on a machine in memory, which says of everything that it is root's.
     pub(crate) fn of_machine(machine: &FakeMachine) -> Self {
         let mut tree = Self::default();
         tree.walk_machine(machine, "");

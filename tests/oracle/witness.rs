@@ -32,10 +32,17 @@ pub(crate) fn in_namespaces(out: &Path) -> Result<(), String> {
     Err(format!("kubeadm's run ended with {}:\n{told}{why}", child.status))
 }
 
+/// The endpoint of `ha-endpoint`. Before 1.36 kubeadm asks there, not at the address of this machine's API server.
+const ENDPOINT: (&str, u16) = ("api.example.test", 8443);
+
 /// All configurations.
 pub(crate) async fn run(kubeadm: &Path, binaries: &Path, version: &str, out: &Path) {
-    for line in [format!("ip addr add {ADDRESS}/32 dev lo"), "ip link set lo up".to_owned(), format!("hostname {HOST}")]
-    {
+    let balance = format!(
+        "nft 'table ip oracle {{ chain out {{ type nat hook output priority -100; tcp dport {} dnat to {ADDRESS}:{PORT}; }}; }}'",
+        ENDPOINT.1
+    );
+    let address = format!("ip addr add {ADDRESS}/32 dev lo");
+    for line in [address, "ip link set lo up".to_owned(), balance, format!("hostname {HOST}")] {
         let done = Command::new("sh").args(["-c", &line]).status().unwrap();
         assert!(done.success(), "{line}: {done}");
     }
@@ -57,6 +64,7 @@ async fn one(kubeadm: &Path, case: &Case, api: &Api) -> Findings {
         fs::create_dir_all(root.join(dir.trim_start_matches('/'))).unwrap();
     }
     fs::write(root.join("input.yaml"), &case.input).unwrap();
+    fs::write(root.join("etc/hosts"), format!("{ADDRESS} {}\n", ENDPOINT.0)).unwrap();
     let phase = |names: &str| {
         let mut command = Command::new(kubeadm);
         command.arg("--rootfs").arg(root).args(["init", "phase"]).args(names.split(' '));
