@@ -12,22 +12,28 @@
     unreachable_pub
 )]
 
-#[path = "release/building.rs"]
-mod building;
 #[path = "release/content.rs"]
 mod content;
+#[path = "release/digests.rs"]
+mod digests;
+#[path = "release/doors.rs"]
+mod doors;
 #[path = "release/flannel.rs"]
 mod flannel;
 #[path = "release/proxy.rs"]
 mod proxy;
 #[path = "release/real.rs"]
 mod real;
+#[path = "release/scene.rs"]
+mod scene;
 #[path = "release/servers.rs"]
 mod servers;
 #[path = "release/signing.rs"]
 mod signing;
 #[path = "release/tools.rs"]
 mod tools;
+#[path = "release/trouble.rs"]
+mod trouble;
 
 /// The library's own maker of small bundles.
 #[path = ""]
@@ -57,14 +63,15 @@ const TRIALS: &[Trial] = &[
     Trial { name: "a_release_bundle_of_our_own_build_has_the_same_files_and_image_ids", run: real::of_our_own },
     Trial {
         name: "cuts_silence_slowness_429_and_500_are_outlived_and_nothing_is_fetched_twice",
-        run: building::bad_days,
+        run: trouble::bad_days,
     },
-    Trial { name: "wrong_digests_are_refused", run: building::wrong_digests },
-    Trial { name: "closed_doors_say_what_opens_them", run: building::doors },
-    Trial { name: "a_registry_that_gives_tokens", run: building::tokens },
-    Trial { name: "what_stays_broken_is_given_up_on", run: building::given_up },
+    Trial { name: "wrong_digests_are_refused", run: digests::wrong },
+    Trial { name: "closed_doors_say_what_opens_them", run: doors::closed },
+    Trial { name: "what_is_forbidden_says_so_once_and_what_mends_it", run: doors::forbidden },
+    Trial { name: "a_registry_that_gives_tokens", run: doors::tokens },
+    Trial { name: "what_stays_broken_is_given_up_on", run: trouble::given_up },
     Trial { name: "without_go_or_flannel_it_says_what_helps", run: flannel::trial },
-    Trial { name: "killed_builds_go_on_where_they_were", run: building::killed },
+    Trial { name: "killed_builds_go_on_where_they_were", run: trouble::killed },
     Trial { name: "signatures_go_both_ways_with_minisign", run: signing::both_ways },
     Trial { name: "a_configured_key_keeps_unsigned_bundles_out", run: signing::configured },
 ];

@@ -4,9 +4,9 @@ use std::process::Command;
 use std::sync::atomic::Ordering;
 
 use crate::LeftOut;
-use crate::building::{SIZE, Scene};
 use crate::content::{images, push};
 use crate::proxy::{Fault, Proxy};
+use crate::scene::{SIZE, Scene};
 use crate::tools::{good, kprov, refused, root, text};
 
 /// Without Go nothing is fetched, and what helps is said; a bundle without flannel is not taken for one with it, also

@@ -31,6 +31,13 @@ pub enum Fault {
     Say(&'static str, Vec<String>, String),
 }
 
+impl Fault {
+    /// A status and nothing else.
+    pub fn status(line: &'static str) -> Self {
+        Self::Say(line, Vec::new(), String::new())
+    }
+}
+
 /// What the proxy has seen.
 #[derive(Default)]
 pub struct Seen {
