@@ -6,6 +6,8 @@
 //! CACHE/store/machines/ID/    root, and on overlayfs upper, work and the directories that must not lie on an overlay
 //! ```
 
+mod btrfs;
+mod kind;
 mod overlay;
 mod templates;
 
@@ -13,31 +15,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use rustix::fs::statfs;
 
+pub use self::kind::Kind;
+use self::kind::kind;
+pub(super) use self::kind::unfit;
 pub use self::templates::Held;
-use super::host;
 use super::tool::{run, text, try_run};
-
-/// `f_type` of btrfs (linux/magic.h).
-const BTRFS_MAGIC: u64 = 0x9123_683E;
-
-/// `f_type` of overlayfs (linux/magic.h).
-const OVERLAY_MAGIC: u64 = 0x794c_7630;
-
-/// Smallest loop file that carries a template and a few machines.
-const SMALLEST: u64 = 10 << 30;
-
-/// How copies are made here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Snapshots; the cache itself lies on btrfs.
-    Btrfs,
-    /// Snapshots in a btrfs loop file.
-    Loop,
-    /// overlayfs over the template.
-    Overlay,
-}
 
 /// The disks of this host's machines.
 #[derive(Debug, Clone)]
@@ -119,50 +102,6 @@ impl Store {
         self.machine(id).is_dir()
     }
 
-    /// Begins a template: an empty tree to fill. What an earlier try left is removed.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub async fn begin(&self, template: &str) -> anyhow::Result<PathBuf> {
-        let partial = self.templates().join(format!("{template}.partial"));
-        self.remove_tree(&partial).await?;
-        if self.kind == Kind::Overlay {
-            std::fs::create_dir(&partial).with_context(|| format!("making {}", partial.display()))?;
-        } else {
-            run("btrfs", &["-q", "subvolume", "create", text(&partial)?]).await?;
-        }
-        Ok(partial)
-    }
-
-    /// Gives a begun template its name, now that it is whole and on the disk.
-    ///
-    /// # Errors
-    /// When it cannot be synced or renamed.
-    pub async fn finish(&self, template: &str) -> anyhow::Result<()> {
-        let partial = self.templates().join(format!("{template}.partial"));
-        run("sync", &["-f", text(&partial)?]).await?;
-        std::fs::rename(&partial, self.template(template)).with_context(|| format!("naming template {template}"))?;
-        run("sync", &["-f", text(&self.templates())?]).await?;
-        Ok(())
-    }
-
-    /// Makes a template of a machine that is not running; the machine's disk is gone then.
-    ///
-    /// # Errors
-    /// When the copy cannot be made.
-    pub async fn freeze(&self, id: &str, template: &str) -> anyhow::Result<()> {
-        let partial = self.templates().join(format!("{template}.partial"));
-        self.remove_tree(&partial).await?;
-        if self.kind == Kind::Overlay {
-            overlay::flatten(&self.machine(id), &partial).await?;
-        } else {
-            let root = self.machine(id).join("root");
-            run("btrfs", &["-q", "subvolume", "snapshot", text(&root)?, text(&partial)?]).await?;
-        }
-        self.finish(template).await?;
-        self.delete(id).await
-    }
-
     /// Makes a machine's disk from a template.
     ///
     /// # Errors
@@ -218,14 +157,6 @@ impl Store {
         self.remove_tree(&machine).await
     }
 
-    /// Removes a template. None there is success.
-    ///
-    /// # Errors
-    /// When something in it cannot be removed.
-    pub async fn forget(&self, template: &str) -> anyhow::Result<()> {
-        self.remove_tree(&self.template(template)).await
-    }
-
     /// Names of all templates.
     pub fn list(&self) -> Vec<String> {
         names(&self.templates())
@@ -247,45 +178,6 @@ impl Store {
             try_run("umount", &[text(&self.dir())?]).await;
         }
         Ok(())
-    }
-
-    async fn mount(&self) -> anyhow::Result<()> {
-        let dir = self.dir();
-        std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
-        if magic(&dir)? == BTRFS_MAGIC {
-            return Ok(());
-        }
-        let file = self.cache.join("store.btrfs");
-        if !file.exists() {
-            let partial = self.cache.join("store.btrfs.partial");
-            let size = size(&self.cache)?;
-            std::fs::File::create(&partial)
-                .and_then(|f| f.set_len(size))
-                .with_context(|| format!("making {}", partial.display()))?;
-            run("mkfs.btrfs", &["--quiet", "--force", text(&partial)?]).await?;
-            std::fs::rename(&partial, &file)?;
-        }
-        run("mount", &["-o", "loop,noatime,discard=async", text(&file)?, text(&dir)?]).await?;
-        Ok(())
-    }
-
-    /// Removes a tree: the subvolumes in it (a machine's systemd may have made some), then the rest.
-    async fn remove_tree(&self, path: &Path) -> anyhow::Result<()> {
-        if std::fs::symlink_metadata(path).is_err() {
-            return Ok(());
-        }
-        if self.kind != Kind::Overlay && is_subvolume(path) {
-            for inner in subvolumes(path).await? {
-                run("btrfs", &["-q", "subvolume", "delete", text(&inner)?]).await?;
-            }
-            run("btrfs", &["-q", "subvolume", "delete", text(path)?]).await?;
-            return Ok(());
-        }
-        let path = path.to_owned();
-        tokio::task::spawn_blocking(move || {
-            std::fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))
-        })
-        .await?
     }
 }
 
@@ -315,90 +207,4 @@ fn names(dir: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
-}
-
-fn magic(path: &Path) -> anyhow::Result<u64> {
-    let stat = statfs(path).with_context(|| format!("looking at {}", path.display()))?;
-    Ok(u64::try_from(stat.f_type)? & 0xffff_ffff)
-}
-
-/// As chosen once: disks of one kind are of no use to another, whatever the host can do by now.
-fn kind(cache: &Path) -> anyhow::Result<Kind> {
-    let path = cache.join("store.kind");
-    match std::fs::read_to_string(&path).ok().as_deref().map(str::trim) {
-        Some("btrfs") => return Ok(Kind::Btrfs),
-        Some("loop") => return Ok(Kind::Loop),
-        Some("overlay") => return Ok(Kind::Overlay),
-        _ => {}
-    }
-    let kind = pick(cache)?;
-    let name = match kind {
-        Kind::Btrfs => "btrfs",
-        Kind::Loop => "loop",
-        Kind::Overlay => "overlay",
-    };
-    std::fs::write(&path, format!("{name}\n")).with_context(|| format!("writing {}", path.display()))?;
-    Ok(kind)
-}
-
-/// Why a host can have no disks of machines in `cache`, which need not be there yet.
-pub(super) fn unfit(cache: &Path) -> Option<String> {
-    if cache.join("store.kind").exists() {
-        return None;
-    }
-    let there = cache.ancestors().find(|dir| dir.is_dir())?;
-    pick(there).err().map(|error| format!("{error:#}"))
-}
-
-fn pick(cache: &Path) -> anyhow::Result<Kind> {
-    if cache.join("store.btrfs").exists() {
-        return Ok(Kind::Loop);
-    }
-    let magic = magic(cache)?;
-    if magic == BTRFS_MAGIC {
-        return Ok(Kind::Btrfs);
-    }
-    let loops = Path::new("/dev/loop-control").exists();
-    if loops && host::can_mount("btrfs") && size(cache)? >= SMALLEST {
-        return Ok(Kind::Loop);
-    }
-    if magic != OVERLAY_MAGIC && host::can_mount("overlay") {
-        return Ok(Kind::Overlay);
-    }
-    bail!(
-        "{}: machines need btrfs or overlayfs, and {} GB of free space; neither can be had there",
-        cache.display(),
-        SMALLEST >> 30
-    )
-}
-
-/// Three quarters of what is free: the file is sparse and shall not fill the host.
-fn size(cache: &Path) -> anyhow::Result<u64> {
-    let stat = statfs(cache).with_context(|| format!("looking at {}", cache.display()))?;
-    let free = stat.f_bavail.saturating_mul(u64::try_from(stat.f_bsize)?);
-    Ok((free / 4 * 3) >> 20 << 20)
-}
-
-/// The root of a btrfs subvolume always has inode 256.
-fn is_subvolume(path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir() && meta.ino() == 256)
-}
-
-/// Subvolumes below a subvolume, deepest first.
-async fn subvolumes(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let listed = run("btrfs", &["subvolume", "list", "-o", text(path)?]).await?;
-    let mut found: Vec<PathBuf> = listed
-        .lines()
-        .filter_map(|line| line.split_once(" path "))
-        .filter_map(|(_, at)| {
-            // Paths are from the top of the file system; what follows our own name is below us.
-            let own = path.file_name()?.to_str()?;
-            let below = at.split_once(&format!("{own}/")).map(|(_, below)| below)?;
-            Some(path.join(below))
-        })
-        .filter(|path| is_subvolume(path))
-        .collect();
-    found.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
-    Ok(found)
 }

@@ -1,10 +1,12 @@
-//! Which templates stay: each is a gigabyte, and bundles come and go.
+//! Templates: begun, finished, made of machines; and which stay: each is a gigabyte, and bundles come and go.
 
 use std::fs::{File, TryLockError};
+use std::path::PathBuf;
 
 use anyhow::Context;
 
-use super::{Store, lock};
+use super::{Kind, Store, lock, overlay};
+use crate::local::tool::{run, text};
 
 /// Whoever may be about to copy a template holds this lock, shared; whoever forgets templates has it alone.
 const LOCK: &str = "copying.lock";
@@ -14,6 +16,58 @@ const LOCK: &str = "copying.lock";
 pub struct Held(File);
 
 impl Store {
+    /// Begins a template: an empty tree to fill. What an earlier try left is removed.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn begin(&self, template: &str) -> anyhow::Result<PathBuf> {
+        let partial = self.templates().join(format!("{template}.partial"));
+        self.remove_tree(&partial).await?;
+        if self.kind == Kind::Overlay {
+            std::fs::create_dir(&partial).with_context(|| format!("making {}", partial.display()))?;
+        } else {
+            run("btrfs", &["-q", "subvolume", "create", text(&partial)?]).await?;
+        }
+        Ok(partial)
+    }
+
+    /// Gives a begun template its name, now that it is whole and on the disk.
+    ///
+    /// # Errors
+    /// When it cannot be synced or renamed.
+    pub async fn finish(&self, template: &str) -> anyhow::Result<()> {
+        let partial = self.templates().join(format!("{template}.partial"));
+        run("sync", &["-f", text(&partial)?]).await?;
+        std::fs::rename(&partial, self.template(template)).with_context(|| format!("naming template {template}"))?;
+        run("sync", &["-f", text(&self.templates())?]).await?;
+        Ok(())
+    }
+
+    /// Makes a template of a machine that is not running; the machine's disk is gone then.
+    ///
+    /// # Errors
+    /// When the copy cannot be made.
+    pub async fn freeze(&self, id: &str, template: &str) -> anyhow::Result<()> {
+        let partial = self.templates().join(format!("{template}.partial"));
+        self.remove_tree(&partial).await?;
+        if self.kind == Kind::Overlay {
+            overlay::flatten(&self.machine(id), &partial).await?;
+        } else {
+            let root = self.machine(id).join("root");
+            run("btrfs", &["-q", "subvolume", "snapshot", text(&root)?, text(&partial)?]).await?;
+        }
+        self.finish(template).await?;
+        self.delete(id).await
+    }
+
+    /// Removes a template. None there is success.
+    ///
+    /// # Errors
+    /// When something in it cannot be removed.
+    pub async fn forget(&self, template: &str) -> anyhow::Result<()> {
+        self.remove_tree(&self.template(template)).await
+    }
+
     /// Keeps others from forgetting templates.
     ///
     /// # Errors
@@ -63,7 +117,6 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::local::store::Kind;
 
     fn store(cache: &std::path::Path) -> Store {
         for name in ["kube-v1.36.3-old", "kube-v1.36.3-new", "bare-1"] {
