@@ -2,8 +2,8 @@
 //!
 //! The rules, each of which is a test:
 //! 1. `check` comes first. Ready: passed over, its outputs kept. Foreign: that branch stops, saying what and where.
-//! 2. A synced `start` line with what will be made, then `apply`, then a synced `done` line. A start without its done at
-//!    the next run: `check` decides again.
+//! 2. A synced `start` line with what will be made, then `apply`, then a `done` line, which is on the disk before the next
+//!    start line is. A start without its done at the next run: `check` decides again.
 //! 3. A failing step stops what needs it; the rest finishes; all errors come back together; nothing is rolled back.
 //! 4. Asked to stop once: running steps finish, those that only wait are left. Asked twice: everything is dropped; the journal is right anyway.
 //! 5. Undoing ([`undo`]) goes backwards over what the journal says we made.
@@ -88,6 +88,16 @@ impl Outcome {
     pub fn ok(&self) -> bool {
         self.failures.is_empty() && self.skipped.is_empty()
     }
+}
+
+/// A runtime for engines. Steps sync what they write on its threads, and a disk takes several syncs at once: so there are
+/// more of them than a small machine has processors.
+///
+/// # Errors
+/// When threads cannot be made.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).max(8);
+    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()
 }
 
 impl Engine {

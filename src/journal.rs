@@ -1,99 +1,31 @@
-//! The journal: what did happen, one synced line at a time.
+//! The journal: what did happen, line by line.
+//!
+//! A line that announces something is on the disk before that is done. One that tells that something is over is written at
+//! once and reaches the disk with the next of the others, as lines do in their order: where a power cut takes it, its step
+//! is looked at again, as after a kill. Lines written side by side are synced together.
 //!
 //! Each line is one JSON object. A line counts only when its newline is on the disk; a last line cut by a power loss is
 //! left out and cut off when the journal is opened for writing. Lines say which format they have (`v`): a line of a newer
 //! format is refused, because not understanding it could leave things behind. Within a format, unknown fields and
 //! unknown kinds of line may be passed over; whatever must not be passed over gets a new format number.
 
+mod line;
+mod place;
 mod record;
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-use kprov_providers::{Key, Made, Outputs};
-use serde::{Deserialize, Serialize};
+use kprov_providers::Made;
 
+pub use line::{FORMAT, Line, What};
+use place::{lock, make_parents, remove};
 pub use record::{Entry, Record};
 
 /// Where the journal of a machine is.
 pub const DEFAULT: &str = "/var/lib/kprov/journal.jsonl";
-
-/// How long another process may hold the lock before that is an error.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Format of the lines that this release writes, and the newest that it understands.
-pub const FORMAT: u32 = 1;
-
-/// One line.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Line {
-    /// [`FORMAT`] of its writer.
-    pub v: u32,
-    /// When, RFC 3339 in UTC.
-    pub time: String,
-    /// What happened.
-    #[serde(flatten)]
-    pub what: What,
-}
-
-/// What a line tells.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "line", rename_all = "kebab-case")]
-pub enum What {
-    /// A command sets out to change something.
-    Begin {
-        /// `init`, `join`, `reset`, `bundle-install`, …
-        command: String,
-        /// Release of kprov.
-        version: String,
-        /// Hash of the plan ([`crate::engine::plan_hash`]); empty where there is none.
-        #[serde(default)]
-        plan: String,
-        /// Process that writes.
-        #[serde(default)]
-        pid: u32,
-        /// Directories made for the journal itself.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        made: Vec<Made>,
-    },
-    /// A step is about to be made; what it will newly leave.
-    Start {
-        /// The step.
-        key: Key,
-        /// Undone backwards by reset.
-        made: Vec<Made>,
-    },
-    /// A step is made.
-    Done {
-        /// The step.
-        key: Key,
-        /// Values for later steps.
-        #[serde(default, skip_serializing_if = "Outputs::is_empty")]
-        outputs: Outputs,
-        /// Hash of the step as planned ([`crate::engine::step_hash`]).
-        #[serde(default)]
-        hash: String,
-    },
-    /// All that a step made is taken back.
-    Undone {
-        /// The step.
-        key: Key,
-    },
-    /// A command came to its end.
-    End {
-        /// The command of the last begin.
-        command: String,
-        /// True when nothing failed.
-        ok: bool,
-    },
-    /// A kind of line that a later release added and that may be passed over.
-    #[serde(other, skip_serializing)]
-    Other,
-}
 
 /// Why a journal cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -146,7 +78,7 @@ pub enum JournalError {
 pub enum Moment {
     /// Before the line is written.
     Before,
-    /// After the line is on the disk.
+    /// After the line is written and, where it announces something, on the disk.
     After,
 }
 
@@ -157,16 +89,24 @@ pub type Tap = Box<dyn Fn(Moment, &Line) -> io::Result<()> + Send + Sync>;
 pub struct Journal {
     path: PathBuf,
     tap: Option<Tap>,
+    file: File,
+    /// How much of the file is on the disk. Taken before `inner` where both are.
+    synced: Mutex<u64>,
     inner: Mutex<Inner>,
 }
 
 struct Inner {
-    file: File,
     record: Record,
+    /// Length of the file.
+    len: u64,
+    /// How often lines that could not be synced were cut off.
+    cuts: u32,
     /// Directories that were made for the file, outermost first.
     dirs: Vec<PathBuf>,
     /// The begin line that is written before the first other line: a command that finds nothing to do writes nothing.
     pending: Option<What>,
+    /// Where it was written to, until it is on the disk: cut off with what follows, it is pending again.
+    begun: Option<(u64, What)>,
     command: String,
     gone: bool,
     /// Half a line is at the end.
@@ -199,8 +139,19 @@ impl Journal {
             file.set_len(record.good_len()).map_err(fail("cutting the torn last line of"))?;
             file.sync_all().map_err(fail("syncing"))?;
         }
-        let inner = Inner { file, record, dirs, pending: None, command: String::new(), gone: false, half: false };
-        Ok(Self { path, tap, inner: Mutex::new(inner) })
+        let len = record.good_len();
+        let inner = Inner {
+            record,
+            len,
+            cuts: 0,
+            dirs,
+            pending: None,
+            begun: None,
+            command: String::new(),
+            gone: false,
+            half: false,
+        };
+        Ok(Self { path, tap, file, synced: Mutex::new(len), inner: Mutex::new(inner) })
     }
 
     /// Reads a journal without opening it for writing: nothing is made, nothing locked. No file is an empty record.
@@ -240,16 +191,32 @@ impl Journal {
         });
     }
 
-    /// Writes a line and syncs it.
+    /// Writes a line; where it announces something, it is on the disk when the call returns.
     ///
     /// # Errors
     /// [`JournalError::Io`]; then the line does not count and what it announces must not be done.
     pub fn write(&self, what: What) -> Result<(), JournalError> {
+        let fail = |source| JournalError::Io { doing: "writing", path: self.path.clone(), source };
+        let announces = what.announces();
+        let line = |what| Line { v: FORMAT, time: kprov_providers::event::now(), what };
         let mut inner = self.lock();
-        if let Some(begin) = inner.pending.take() {
-            self.put(&mut inner, begin)?;
+        let mut lines: Vec<Line> = inner.pending.clone().into_iter().map(line).collect();
+        lines.push(line(what));
+        let cuts = inner.cuts;
+        for line in &lines {
+            self.tap(Moment::Before, line).map_err(fail)?;
+            let at = inner.len;
+            inner.append(&self.file, line).map_err(fail)?;
+            if let Some(begin) = inner.pending.take() {
+                inner.begun = Some((at, begin));
+            }
         }
-        self.put(&mut inner, what)
+        let end = inner.len;
+        drop(inner);
+        if announces {
+            self.sync(end, cuts).map_err(fail)?;
+        }
+        lines.iter().try_for_each(|line| self.tap(Moment::After, line)).map_err(fail)
     }
 
     /// The command came to its end. Writes nothing where it wrote nothing before and had come to a good end earlier.
@@ -279,15 +246,30 @@ impl Journal {
         Ok(())
     }
 
-    fn put(&self, inner: &mut Inner, what: What) -> Result<(), JournalError> {
-        let fail = |source| JournalError::Io { doing: "writing", path: self.path.clone(), source };
-        let line = Line { v: FORMAT, time: kprov_providers::event::now(), what };
-        self.tap(Moment::Before, &line).map_err(fail)?;
-        let mut text = serde_json::to_vec(&line).map_err(|e| fail(e.into()))?;
-        text.push(b'\n');
-        inner.append(&text).map_err(fail)?;
-        inner.record.take(line.clone());
-        self.tap(Moment::After, &line).map_err(fail)
+    /// Waits until the file is on the disk up to there, syncing it where nobody else did meanwhile. `cuts` is how often
+    /// lines had been cut off when the line was written.
+    fn sync(&self, end: u64, cuts: u32) -> io::Result<()> {
+        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = self.lock();
+        if inner.cuts != cuts {
+            return Err(io::Error::other("it could not be synced"));
+        }
+        if *synced >= end {
+            return Ok(());
+        }
+        let len = inner.len;
+        // Others write on meanwhile; they wait for the next sync.
+        drop(inner);
+        match self.file.sync_data() {
+            Ok(()) => {
+                *synced = len;
+                Ok(())
+            }
+            Err(error) => {
+                self.lock().cut(&self.file, &self.path, *synced);
+                Err(error)
+            }
+        }
     }
 
     fn tap(&self, moment: Moment, line: &Line) -> io::Result<()> {
@@ -300,114 +282,49 @@ impl Journal {
 }
 
 impl Inner {
-    /// Appends a line, synced. What a full disk took of it is cut off again: the next line must not follow half a line.
-    fn append(&mut self, text: &[u8]) -> io::Result<()> {
+    /// Appends a line. What a full disk took of it is cut off again: the next line must not follow half a line.
+    fn append(&mut self, mut file: &File, line: &Line) -> io::Result<()> {
         if self.half {
             return Err(io::Error::other("half a line is at its end and could not be cut off"));
         }
-        let before = self.file.metadata()?.len();
-        let written = self.file.write_all(text).and_then(|()| self.file.sync_data());
-        if written.is_err() {
-            self.half = self.file.set_len(before).is_err();
+        let mut text = serde_json::to_vec(line)?;
+        text.push(b'\n');
+        let written = file.write_all(&text);
+        match written {
+            Ok(()) => {
+                self.len += text.len() as u64;
+                self.record.take(line.clone());
+            }
+            Err(_) => self.half = file.set_len(self.len).is_err(),
         }
         written
+    }
+
+    /// Cuts off what could not be synced: its writers are told that it does not count.
+    fn cut(&mut self, file: &File, path: &Path, len: u64) {
+        self.cuts += 1;
+        let left = file.set_len(len).and_then(|()| std::fs::read(path));
+        match left.ok().and_then(|bytes| Record::parse(&bytes, path).ok()) {
+            Some(record) => {
+                (self.record, self.len) = (record, len);
+                if let Some((_, begin)) = self.begun.take_if(|(at, _)| *at >= len) {
+                    self.pending = Some(begin);
+                }
+            }
+            // Nothing more may be written behind what may be half a line.
+            None => self.half = true,
+        }
     }
 }
 
 impl Drop for Journal {
     fn drop(&mut self) {
         let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let empty = inner.file.metadata().is_ok_and(|meta| meta.len() == 0);
+        let empty = self.file.metadata().is_ok_and(|meta| meta.len() == 0);
         if !inner.gone && empty {
             // Best effort: an empty journal that stays does no harm.
             let _ = remove(&self.path, std::mem::take(&mut inner.dirs));
         }
-    }
-}
-
-/// Makes the directories above a path; returns those that were not there, outermost first.
-fn make_parents(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut missing: Vec<PathBuf> = path
-        .ancestors()
-        .skip(1)
-        .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists())
-        .map(Path::to_owned)
-        .collect();
-    missing.reverse();
-    for dir in &missing {
-        match std::fs::create_dir(dir) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-            _ => sync_parent(dir)?,
-        }
-    }
-    Ok(missing)
-}
-
-/// Opens and locks the file that is at this path when the lock is held, not one that a reset has just removed.
-fn lock(path: &Path) -> Result<File, JournalError> {
-    let fail = |doing| move |source| JournalError::Io { doing, path: path.to_owned(), source };
-    // A process that was killed holds its lock until its last write to a slow disk is over.
-    let patience = Instant::now() + PATIENCE;
-    loop {
-        let new = !path.exists();
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(fail("opening"))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) if Instant::now() < patience => {
-                std::thread::sleep(Duration::from_millis(50));
-                continue;
-            }
-            Err(TryLockError::WouldBlock) => return Err(JournalError::Busy { who: holder(path) }),
-            Err(TryLockError::Error(source)) => return Err(fail("locking")(source)),
-        }
-        if new {
-            sync_parent(path).map_err(fail("syncing the directory of"))?;
-        }
-        let ours = file.metadata().map_err(fail("looking at"))?;
-        match std::fs::metadata(path) {
-            Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => return Ok(file),
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(fail("looking at")(source)),
-        }
-    }
-}
-
-/// Who holds the lock, as far as the journal tells.
-fn holder(path: &Path) -> String {
-    let last = Journal::read(path).ok().and_then(|record| record.last_begin().cloned());
-    match last {
-        Some(Line { time, what: What::Begin { command, pid, .. }, .. }) => {
-            format!("kprov {command} since {time} (process {pid}, journal {})", path.display())
-        }
-        _ => format!("it has just begun (journal {})", path.display()),
-    }
-}
-
-fn remove(path: &Path, mut dirs: Vec<PathBuf>) -> Result<(), JournalError> {
-    let fail = |source| JournalError::Io { doing: "removing", path: path.to_owned(), source };
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fail(e)),
-        _ => {}
-    }
-    if path.parent().is_some_and(Path::exists) {
-        sync_parent(path).map_err(fail)?;
-    }
-    dirs.sort_by_key(|dir| std::cmp::Reverse(dir.components().count()));
-    for dir in dirs {
-        match std::fs::remove_dir(&dir) {
-            Ok(()) => sync_parent(&dir).map_err(fail)?,
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {}
-            Err(e) => return Err(fail(e)),
-        }
-    }
-    Ok(())
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => File::open(dir)?.sync_all(),
-        _ => Ok(()),
     }
 }
 

@@ -149,7 +149,7 @@ impl Record {
     pub fn made_path(&self, path: &str) -> bool {
         self.made().any(|made| match made {
             Made::File { path: ours } | Made::Dir { path: ours } => ours == path,
-            Made::Tree { path: ours } | Made::Filled { path: ours } => {
+            Made::Tree { path: ours } | Made::Filled { path: ours, .. } => {
                 path.strip_prefix(ours.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
             _ => false,

@@ -1,3 +1,8 @@
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+
+use kprov_providers::Outputs;
+
 use super::*;
 
 fn start(key: &str, path: &str) -> What {
@@ -6,6 +11,15 @@ fn start(key: &str, path: &str) -> What {
 
 fn done(key: &str, outputs: Outputs) -> What {
     What::Done { key: key.into(), outputs, hash: String::new() }
+}
+
+/// A journal in which `init` has set out, its file, and the directory that keeps both.
+fn begun() -> (tempfile::TempDir, PathBuf, Journal) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal.jsonl");
+    let journal = Journal::open(&path).unwrap();
+    journal.begin("init", "");
+    (dir, path, journal)
 }
 
 #[test]
@@ -32,9 +46,7 @@ fn what_is_written_is_read_back() {
 
 #[test]
 fn undone_takes_back_started_and_finished() {
-    let dir = tempfile::tempdir().unwrap();
-    let journal = Journal::open(dir.path().join("j")).unwrap();
-    journal.begin("init", "");
+    let (_keep, _, journal) = begun();
     journal.write(start("one", "/etc/one")).unwrap();
     journal.write(done("one", Outputs::none().with("x", "1"))).unwrap();
     journal.end(true).unwrap();
@@ -85,10 +97,7 @@ fn remove_leaves_nothing_behind() {
 
 #[test]
 fn one_writer_at_a_time_and_it_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("journal.jsonl");
-    let journal = Journal::open(&path).unwrap();
-    journal.begin("init", "");
+    let (_keep, path, journal) = begun();
     journal.write(start("one", "/etc/one")).unwrap();
     let error = Journal::open(&path).err().unwrap().to_string();
     assert!(error.contains("kprov init since") && error.contains(&std::process::id().to_string()), "{error}");
@@ -98,14 +107,70 @@ fn one_writer_at_a_time_and_it_is_named() {
 }
 
 #[test]
+fn lines_written_side_by_side_are_all_there_each_after_what_came_before_it() {
+    let (_keep, path, journal) = begun();
+    std::thread::scope(|scope| {
+        for writer in 0..8 {
+            let journal = &journal;
+            scope.spawn(move || {
+                for n in 0..10 {
+                    let key = format!("{writer}/{n}");
+                    journal.write(start(&key, "/etc/x")).unwrap();
+                    let on_disk = Journal::read(journal.path()).unwrap();
+                    assert!(on_disk.started(&key.as_str().into()) && on_disk.last_command() == Some("init"));
+                    journal.write(done(&key, Outputs::none())).unwrap();
+                }
+            });
+        }
+    });
+    let record = Journal::read(&path).unwrap();
+    assert_eq!(record.entries().len(), 80);
+    assert!(record.entries().iter().all(|entry| record.done(&entry.key)) && !record.torn());
+}
+
+#[test]
+fn lines_that_could_not_be_synced_are_cut_off_and_their_writers_told() {
+    let (_keep, path, journal) = begun();
+    journal.write(start("one", "/etc/one")).unwrap();
+    let synced = journal.lock().len;
+    let cuts = journal.lock().cuts;
+    // Written by others while somebody's sync failed.
+    journal.write(done("one", Outputs::none())).unwrap();
+    let end = journal.lock().len;
+    journal.lock().cut(&journal.file, &path, synced);
+    assert!(journal.sync(end, cuts).is_err());
+    assert!(journal.record().started(&"one".into()) && !journal.record().done(&"one".into()));
+    journal.write(start("two", "/etc/two")).unwrap();
+    let record = Journal::read(&path).unwrap();
+    assert!(record.started(&"two".into()) && !record.done(&"one".into()) && !record.torn());
+}
+
+#[test]
+fn a_begin_that_is_cut_off_comes_before_the_next_line() {
+    let (_keep, path, journal) = begun();
+    journal.write(start("one", "/etc/one")).unwrap();
+    journal.lock().cut(&journal.file, &path, 0);
+    journal.write(start("two", "/etc/two")).unwrap();
+    journal.end(true).unwrap();
+    let record = Journal::read(&path).unwrap();
+    assert!(record.finished("init") && record.started(&"two".into()) && !record.started(&"one".into()));
+    assert_eq!(record.last_command(), Some("init"));
+    // One that is on the disk stays there, and is not written twice.
+    journal.begin("reset", "");
+    journal.write(start("three", "/etc/three")).unwrap();
+    let synced = journal.lock().len;
+    journal.write(done("three", Outputs::none())).unwrap();
+    journal.lock().cut(&journal.file, &path, synced);
+    journal.write(start("four", "/etc/four")).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(text.matches("\"begin\"").count(), 2, "{text}");
+}
+
+#[test]
 fn a_torn_last_line_does_not_count_and_is_cut_off() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("journal.jsonl");
-    {
-        let journal = Journal::open(&path).unwrap();
-        journal.begin("init", "");
-        journal.write(start("one", "/etc/one")).unwrap();
-    }
+    let (_keep, path, journal) = begun();
+    journal.write(start("one", "/etc/one")).unwrap();
+    drop(journal);
     let whole = std::fs::read(&path).unwrap();
     {
         let journal = Journal::open(&path).unwrap();
@@ -163,6 +228,12 @@ fn journals_of_old_releases_are_understood() {
     let halfway = Journal::read(dir.join("0.1.0-reset-killed.jsonl")).unwrap();
     assert!(halfway.torn() && !halfway.finished("init"));
     assert!(halfway.started(&"kubelet/files".into()) && !halfway.started(&"kubelet/unit".into()));
+    // Together they have all that a step may have made.
+    let fixed = Journal::read(dir.join("0.1.0-fixed-join.jsonl")).unwrap();
+    let kind = |made: &Made| serde_json::to_value(made).unwrap()["kind"].as_str().unwrap().to_owned();
+    let kinds: BTreeSet<String> = record.made().chain(fixed.made()).map(kind).collect();
+    let known = "dir file filled image link moved nothing pods swap sysctl tree unit";
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>().join(" "), known);
 }
 
 /// On a file system of one page, in a mount namespace of its own: this test calls itself there.
