@@ -35,8 +35,8 @@ use crate::plan::Plan;
 
 /// A first control plane on this machine: kubeadm's phases by their names. What a step needs, and not the phase before
 /// it, decides when it runs: the machine is made ready and images are imported beside the keys, the kubelet starts as
-/// soon as it has its certificate, etcd comes first, controller manager and scheduler once the API server listens, and
-/// objects are made while its start-up hooks still run.
+/// soon as it has its certificate, etcd comes first, objects are made as soon as the API server listens, and controller
+/// manager and scheduler start when there is work for them: before, they would only take its processor.
 ///
 /// # Errors
 /// A cluster whose values are not what validation lets through, or a bundle that lacks a part.
@@ -69,11 +69,7 @@ pub fn init(cluster: &Cluster, facts: &Facts, found: &Found, machine: &Arc<dyn M
     let needs = [static_pod::key(api_server.name), wait::healthy("kubelet")];
     plan.extend(wait::api_listens(cluster, &api_server, machine, &needs));
     let listens = [wait::listens()];
-    plan.extend(control_plane::others(cluster, facts, machine, &listens)?);
     plan.extend(wait::component(cluster, &api_server, machine, &listens));
-    for component in control_plane::others_components(cluster, facts)? {
-        plan.extend(wait::component(cluster, &component, machine, &[static_pod::key(component.name)]));
-    }
 
     let api = Arc::new(api(cluster, machine)?);
     let mut needs = listens.to_vec();
@@ -86,6 +82,15 @@ pub fn init(cluster: &Cluster, facts: &Facts, found: &Found, machine: &Arc<dyn M
     plan.extend(bootstrap_token::bootstrap_token(cluster, &api, machine, &needs, patience)?);
     needs.extend(brought.images(Set::Addons));
     plan.extend(addons::addons(cluster, facts, &found.manifest, &api, &needs, patience)?);
+
+    let mut needs = plan.keys_of(addons::PHASE);
+    // What a user's own manifest has may come up only with their help.
+    needs.retain(|key| *key != addons::user_manifest());
+    needs.push(rbac::lent());
+    plan.extend(control_plane::others(cluster, facts, machine, &needs)?);
+    for component in control_plane::others_components(cluster, facts)? {
+        plan.extend(wait::component(cluster, &component, machine, &[static_pod::key(component.name)]));
+    }
     Ok(plan)
 }
 

@@ -136,47 +136,70 @@ async fn look_since(client: &Client, scope: &Scope, booted: &Booted) -> anyhow::
     if !pods {
         return Ok(health);
     }
-    for namespace in SYSTEM {
-        // A kubelet may not see what pods are made from.
-        if matches!(scope, Scope::Cluster { .. }) {
-            workloads(client, namespace, &mut health).await?;
-        }
-        let pods = Api::<Pod>::namespaced(client.clone(), namespace).list(&scope.pods()).await?;
-        for pod in &pods.items {
-            let stale = || booted.stale(pod).then(|| " (not seen since the start)".to_owned());
-            if let Some(why) = unready(pod).or_else(stale) {
-                let name = pod.metadata.name.clone().unwrap_or_default();
-                health.waiting.push(format!("pod {name} is not Ready{why}"));
-                health.pod.get_or_insert((namespace.to_owned(), name));
-            }
-        }
+    // Side by side: a cluster that is coming up takes its time for each answer.
+    let [first, second] = SYSTEM.map(|namespace| system(client, scope, booted, namespace));
+    let (first, second) = futures_util::try_join!(first, second)?;
+    for (waiting, pod) in [first, second] {
+        health.waiting.extend(waiting);
+        health.pod = health.pod.or(pod);
     }
     Ok(health)
 }
 
+/// What is not as it should be in a namespace, and one of its pods that is not Ready.
+async fn system(
+    client: &Client,
+    scope: &Scope,
+    booted: &Booted,
+    namespace: &str,
+) -> anyhow::Result<(Vec<String>, Option<(String, String)>)> {
+    let pods = Api::<Pod>::namespaced(client.clone(), namespace);
+    let of = scope.pods();
+    let all = async {
+        match scope {
+            Scope::Cluster { .. } => workloads(client, namespace).await,
+            // A kubelet may not see what pods are made from.
+            Scope::Node { .. } => Ok(Vec::new()),
+        }
+    };
+    let (mut waiting, pods) = futures_util::try_join!(all, async { Ok(pods.list(&of).await?) })?;
+    let mut unready_pod = None;
+    for pod in &pods.items {
+        let stale = || booted.stale(pod).then(|| " (not seen since the start)".to_owned());
+        if let Some(why) = unready(pod).or_else(stale) {
+            let name = pod.metadata.name.clone().unwrap_or_default();
+            waiting.push(format!("pod {name} is not Ready{why}"));
+            unready_pod.get_or_insert((namespace.to_owned(), name));
+        }
+    }
+    Ok((waiting, unready_pod))
+}
+
 /// DaemonSets and Deployments that do not have all their pods: a pod that is not made yet can be seen nowhere else.
-async fn workloads(client: &Client, namespace: &str, health: &mut Health) -> anyhow::Result<()> {
+async fn workloads(client: &Client, namespace: &str) -> anyhow::Result<Vec<String>> {
     let all = ListParams::default();
-    let sets = Api::<DaemonSet>::namespaced(client.clone(), namespace).list(&all).await?;
+    let sets = Api::<DaemonSet>::namespaced(client.clone(), namespace);
+    let deployments = Api::<Deployment>::namespaced(client.clone(), namespace);
+    let (sets, deployments) = futures_util::try_join!(sets.list(&all), deployments.list(&all))?;
+    let mut waiting = Vec::new();
     for set in &sets.items {
         let status = set.status.clone().unwrap_or_default();
         let seen = status.observed_generation == set.metadata.generation;
         if !seen || status.number_ready < status.desired_number_scheduled || status.desired_number_scheduled == 0 {
             let name = set.metadata.name.clone().unwrap_or_default();
             let (ready, wanted) = (status.number_ready, status.desired_number_scheduled);
-            health.waiting.push(format!("{name}: {ready} of {wanted} pods are Ready"));
+            waiting.push(format!("{name}: {ready} of {wanted} pods are Ready"));
         }
     }
-    let deployments = Api::<Deployment>::namespaced(client.clone(), namespace).list(&all).await?;
     for deployment in &deployments.items {
         let wanted = deployment.spec.replicas.unwrap_or(1);
         let ready = deployment.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
         if ready < wanted {
             let name = deployment.metadata.name.clone().unwrap_or_default();
-            health.waiting.push(format!("{name}: {ready} of {wanted} pods are Ready"));
+            waiting.push(format!("{name}: {ready} of {wanted} pods are Ready"));
         }
     }
-    Ok(())
+    Ok(waiting)
 }
 
 /// The API's own words, where it said some.

@@ -85,12 +85,21 @@ impl Exit {
 pub struct UnitState {
     /// `loaded`, `not-found`, `masked`.
     pub load: String,
-    /// `active`, `inactive`, `failed`, `activating`.
+    /// `active`, `inactive`, `failed`, `activating` (also one whose start is queued behind another unit's).
     pub active: String,
     /// `enabled`, `disabled`, `static`; empty where there is no unit file.
     pub enabled: String,
     /// Main process, 0 if none.
     pub main_pid: u32,
+    /// Its files are not those that systemd has read.
+    pub outdated: bool,
+}
+
+impl UnitState {
+    /// It runs, or is on its way to: stopping it makes a difference.
+    pub fn runs(&self) -> bool {
+        !matches!(self.active.as_str(), "inactive" | "failed" | "")
+    }
 }
 
 /// What to do with a unit.
@@ -108,6 +117,43 @@ pub enum UnitVerb {
     Disable,
     /// Forget a failed state.
     ResetFailed,
+}
+
+/// Something to make.
+#[derive(Clone, Copy)]
+pub enum New<'a> {
+    /// A directory, as with [`Machine::make_dir`]. Its parent is there or comes before it.
+    Dir {
+        /// Where.
+        path: &'a str,
+        /// Its permission bits where it is new.
+        mode: u32,
+    },
+    /// A file, as with [`Machine::write`].
+    File {
+        /// Where.
+        path: &'a str,
+        /// What; may be secret.
+        content: &'a [u8],
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A symbolic link, as with [`Machine::link`].
+    Link {
+        /// Where.
+        path: &'a str,
+        /// What it names.
+        target: &'a str,
+    },
+}
+
+impl<'a> New<'a> {
+    /// Where.
+    pub fn path(&self) -> &'a str {
+        match self {
+            Self::Dir { path, .. } | Self::File { path, .. } | Self::Link { path, .. } => path,
+        }
+    }
 }
 
 /// A host. File calls are synchronous: they are short and local. All paths are absolute.
@@ -129,6 +175,16 @@ pub trait Machine: Send + Sync {
 
     /// Writes a file whole: temporary name, mode, sync, rename, sync the directory. The parent must be there.
     fn write(&self, path: &str, content: &[u8], mode: u32) -> anyhow::Result<()>;
+
+    /// Makes all of these, directories first and the others in this order, with as few syncs as that takes: where one is
+    /// there after a power cut, those before it are too; when the call returns all are on the disk.
+    fn make_all(&self, all: &[New<'_>]) -> anyhow::Result<()> {
+        all.iter().try_for_each(|new| match new {
+            New::Dir { path, mode } => self.make_dir(path, *mode),
+            New::File { path, content, mode } => self.write(path, content, *mode),
+            New::Link { path, target } => self.link(path, target),
+        })
+    }
 
     /// Writes into a file that is there, in place: for procfs and sysfs alone.
     fn write_in_place(&self, path: &str, content: &[u8]) -> anyhow::Result<()>;

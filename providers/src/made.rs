@@ -34,6 +34,9 @@ pub enum Made {
     Filled {
         /// Absolute path.
         path: String,
+        /// The permission bits that it had, which programs change; none where they are left as they are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mode: Option<u32>,
     },
     /// A systemd unit that was made to run and/or enabled: stopped and disabled.
     Unit {
@@ -87,7 +90,7 @@ impl fmt::Display for Made {
         match self {
             Self::File { path } => write!(f, "file {path}"),
             Self::Dir { path } => write!(f, "directory {path}"),
-            Self::Tree { path } | Self::Filled { path } => write!(f, "everything in {path}"),
+            Self::Tree { path } | Self::Filled { path, .. } => write!(f, "everything in {path}"),
             Self::Unit { name } => write!(f, "unit {name}"),
             Self::Sysctl { name, before } => write!(f, "sysctl {name} (was {before})"),
             Self::Pods => f.write_str("pods and containers"),

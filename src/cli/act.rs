@@ -52,7 +52,7 @@ pub(super) fn act<F>(shell: &Shell, work: impl FnOnce(Act) -> F) -> Result<u8>
 where
     F: Future<Output = Result<End>>,
 {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::internal)?;
+    let runtime = crate::engine::runtime().map_err(Failure::internal)?;
     let format = shell.format;
     let end = runtime.block_on(async {
         let (events, receiver) = Events::channel();

@@ -17,9 +17,13 @@ use crate::plan::Plan;
 /// How long a boot and the components may take: as long as kubeadm gives them.
 const LIMIT: Duration = Duration::from_secs(240);
 
+/// How long an API is asked again that does not tell of its objects: one that is silent for a moment looks as if it had
+/// none of them.
+const MOMENT: Duration = Duration::from_secs(10);
+
 /// Looks whether all is still as wanted. A step of which `theirs` is true follows the cluster, not this command: when it
 /// differs, that is told and no failure. Where nothing differs but that components do not answer, they may be on their way,
-/// after a boot perhaps: they are waited for.
+/// after a boot perhaps: they are waited for. What only they can tell of is looked at again before it counts.
 ///
 /// # Errors
 /// [`Kind::User`] when something differs: a finished machine is changed by `reset` only.
@@ -37,10 +41,18 @@ pub(super) async fn still_as_wanted(
         booted(machine).await;
         changes = look().await?;
     }
-    let waits = only_waiting(plan, &changes, &theirs);
-    if !waits.is_empty() {
-        wait(act, &waits).await?;
+    let mut waits = on_its_way(plan, &changes, &theirs);
+    if let Some(waits) = waits.as_ref().filter(|waits| !waits.is_empty()) {
+        wait(act, waits).await?;
         changes = look().await?;
+    }
+    let (since, mut pause) = (tokio::time::Instant::now(), Duration::from_millis(200));
+    waits = on_its_way(plan, &changes, &theirs);
+    while waits.is_some_and(|waits| waits.is_empty()) && since.elapsed() < MOMENT {
+        unless_asked(act, tokio::time::sleep(pause)).await?;
+        pause = (pause * 2).min(Duration::from_secs(1));
+        changes = look().await?;
+        waits = on_its_way(plan, &changes, &theirs);
     }
     let (followed, changes): (Vec<Change>, Vec<Change>) =
         changes.into_iter().partition(|change| change.changes() && theirs(change));
@@ -62,25 +74,33 @@ pub(super) async fn still_as_wanted(
     .hint("nothing was changed; to start over: kprov reset"))
 }
 
-/// The waits that are not over, where they and what needs them are all that is not as wanted; else none.
-fn only_waiting(plan: &Plan, changes: &[Change], theirs: &impl Fn(&Change) -> bool) -> Vec<Arc<dyn Step>> {
-    let (mut waits, mut behind): (Vec<Arc<dyn Step>>, BTreeSet<&Key>) = (Vec::new(), BTreeSet::new());
+/// The waits that are not over, where nothing else differs but what may only seem so: what needs them, and what a component
+/// tells of and is missing. `None` where something differs for certain, or nothing does.
+fn on_its_way(plan: &Plan, changes: &[Change], theirs: &impl Fn(&Change) -> bool) -> Option<Vec<Arc<dyn Step>>> {
+    // What comes after a wait, and after one that is not over.
+    let (mut told, mut behind): (BTreeSet<&Key>, BTreeSet<&Key>) = (BTreeSet::new(), BTreeSet::new());
+    let (mut waits, mut differs): (Vec<Arc<dyn Step>>, bool) = (Vec::new(), false);
     for (step, change) in plan.steps().iter().zip(changes) {
-        let follows = step.needs().iter().any(|need| behind.contains(need));
-        if follows {
+        let after = |set: &BTreeSet<&Key>| step.needs().iter().any(|need| set.contains(need));
+        let (tells, follows) = (after(&told), after(&behind));
+        let as_wanted = theirs(change) || (!change.changes() && blocked(change).is_none());
+        if tells || step.only_waits() {
+            told.insert(step.key());
+        }
+        if follows || (step.only_waits() && !as_wanted) {
             behind.insert(step.key());
         }
-        if theirs(change) || (!change.changes() && blocked(change).is_none()) {
+        if as_wanted {
             continue;
         }
+        differs = true;
         if step.only_waits() {
-            behind.insert(step.key());
             waits.push(step.clone());
-        } else if !follows {
-            return Vec::new();
+        } else if !(follows || tells && matches!(change.status, Ok(Status::Missing))) {
+            return None;
         }
     }
-    waits
+    differs.then_some(waits)
 }
 
 /// Until the machine's boot is over: units on their way are no difference. One that does not tell is not waited for.
@@ -101,9 +121,14 @@ async fn wait(act: &Act, waits: &[Arc<dyn Step>]) -> Result {
         }
     };
     let all = futures_util::future::join_all(waits.iter().map(over));
+    // What is not there by then is told as what differs.
+    unless_asked(act, async { drop(tokio::time::timeout(LIMIT, all).await) }).await
+}
+
+/// Until it is over, or somebody wants to stop.
+async fn unless_asked(act: &Act, over: impl Future<Output = ()>) -> Result {
     tokio::select! {
-        // What is not there by then is told as what differs.
-        _ = tokio::time::timeout(LIMIT, all) => Ok(()),
+        () = over => Ok(()),
         () = act.stop.until_asked() => {
             Err(Failure { kind: Kind::Cancelled, error: anyhow::anyhow!("interrupted"), hints: Vec::new() })
         }
@@ -150,24 +175,32 @@ mod tests {
         }
     }
 
-    /// Which steps are waited for, by their keys, when the file, the wait and the object made after it stand so.
-    async fn waited(file: bool, wait: bool, object: bool) -> Vec<String> {
+    /// Which steps are waited for, by their keys, when the file, the wait, the object made after it and the one made after
+    /// another wait, which is over, stand so.
+    async fn waited(file: bool, wait: bool, object: bool, other: bool) -> Option<Vec<String>> {
         let mut plan = Plan::new();
         plan.add(Fixed { label: Label::new("file", "x"), waits: false, ready: file });
         plan.add(Fixed { label: Label::new("wait", "x").needs(["file"]), waits: true, ready: wait });
+        plan.add(Fixed { label: Label::new("over", "x").needs(["file"]), waits: true, ready: true });
         plan.add(Fixed { label: Label::new("object", "x").needs(["wait"]), waits: false, ready: object });
+        plan.add(Fixed { label: Label::new("other", "x").needs(["over"]), waits: false, ready: other });
         let events = kprov_providers::Events::channel().0;
         let changes = engine::preview(&plan, Outputs::none(), &events).await.unwrap();
-        let waits = only_waiting(&plan, &changes, &|_: &Change| false);
-        waits.iter().map(|step| step.key().as_str().to_owned()).collect()
+        let waits = on_its_way(&plan, &changes, &|_: &Change| false)?;
+        Some(waits.iter().map(|step| step.key().as_str().to_owned()).collect())
     }
 
     #[tokio::test]
     async fn what_is_on_its_way_is_waited_for_where_nothing_else_differs() {
-        assert_eq!(waited(true, false, false).await, ["wait"]);
-        assert_eq!(waited(true, false, true).await, ["wait"]);
-        assert!(waited(false, false, false).await.is_empty(), "a file differs");
-        assert!(waited(true, true, false).await.is_empty(), "an object is gone");
-        assert!(waited(true, true, true).await.is_empty());
+        let wait = Some(vec!["wait".to_owned()]);
+        assert_eq!(waited(true, false, false, true).await, wait);
+        assert_eq!(waited(true, false, true, true).await, wait);
+        assert_eq!(waited(true, false, false, false).await, wait, "an API that answers in part");
+        assert_eq!(waited(true, true, false, true).await, Some(Vec::new()), "an object that the API does not tell of");
+        for object in [false, true] {
+            assert_eq!(waited(false, false, object, true).await, None, "a file differs");
+            assert_eq!(waited(false, true, object, true).await, None);
+        }
+        assert_eq!(waited(true, true, true, true).await, None, "nothing differs");
     }
 }

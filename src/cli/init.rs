@@ -56,7 +56,7 @@ async fn init(args: Args, act: Act) -> Result<End> {
     let socket = cluster::wanted_socket(flags.common.cri_socket.as_deref(), config);
     let look = Node::look(socket.as_deref(), !flags.common.dry_run).await?;
     let wanted = cluster::wanted_version(flags.kubernetes_version.as_deref(), config);
-    let found = BundleArgs::of(&flags.node.bundle, &flags.node.bundle_key).find(wanted.as_deref());
+    let found = BundleArgs::of(&flags.node).find(wanted.as_deref());
     // What is wrong with the input or the machine is so with any bundle, and told even where there is none.
     let stand_in = node::stand_in(wanted);
     let manifest = found.as_ref().map_or(&stand_in, |found| &found.manifest);

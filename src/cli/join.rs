@@ -54,7 +54,7 @@ async fn join(args: Args, act: Act) -> Result<End> {
     let look = Node::look(socket.as_deref(), !flags.common.dry_run).await?;
     let joining = cluster::load_join(&flags, config, &look.facts).map_err(problems)?;
     joining.warnings.0.iter().for_each(|problem| act.events.warn(problem.to_string()));
-    let found = BundleArgs::of(&flags.node.bundle, &flags.node.bundle_key).find(None);
+    let found = BundleArgs::of(&flags.node).find(None);
 
     let ours = |path: &str| look.record.made_path(path);
     let (machine, facts) = (look.machine.clone(), &look.facts);

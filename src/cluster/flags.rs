@@ -87,6 +87,10 @@ pub struct NodeFlags {
     #[arg(long, value_name = "FILE", help_heading = "kprov's own")]
     pub bundle_key: Option<PathBuf>,
 
+    /// The id that the bundle must have: `kprov up` has checked it where it runs, and names it to its machines
+    #[arg(long, value_name = "SHA256", hide = true)]
+    pub bundle_id: Option<String>,
+
     /// Mend first what is safe to mend of what preflight finds: turn swap off, move stale CNI configurations away. It is
     /// listed and asked for; kprov reset takes it back
     #[arg(long, help_heading = "kprov's own")]

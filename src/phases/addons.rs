@@ -22,6 +22,11 @@ use crate::plan::Plan;
 /// Phase name.
 pub const PHASE: &str = "addon";
 
+/// Key of the step that applies a network add-on that the user brought.
+pub(crate) fn user_manifest() -> Key {
+    Key::new("addon/cni")
+}
+
 /// The steps of the phase, side by side.
 pub(crate) fn addons(
     cluster: &Cluster,
@@ -49,7 +54,7 @@ pub(crate) fn addons(
         Cni::Manifest { name, text } => {
             let documents = crate::yaml::values(text).with_context(|| format!("reading {name}"))?;
             plan.add(UserManifest {
-                label: label("addon/cni"),
+                label: label(user_manifest().as_str()),
                 api: api.clone(),
                 name: name.clone(),
                 documents,

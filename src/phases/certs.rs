@@ -17,7 +17,7 @@ use kprov_pki::spec;
 use kprov_providers::{Key, Machine};
 
 pub(crate) use self::judge::{Signer, fits, signer};
-pub(crate) use self::pair::{made, make_parents, sign};
+pub(crate) use self::pair::{lay_down, made, sign};
 pub(crate) use self::settings::{Settings, local_url};
 use crate::cluster::Cluster;
 use crate::plan::Plan;

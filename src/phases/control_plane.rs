@@ -165,6 +165,7 @@ pub(crate) fn api_server(cluster: &Cluster, facts: &Facts) -> Result<Component> 
         probe: Endpoint { https: true, host: probe_host(&advertise.to_string()), port },
         paths: ("/livez", Some("/readyz"), "/livez"),
         startup: static_pod::health_timeout(cluster),
+        first_asked: static_pod::STARTS_FIRST,
     })
 }
 
@@ -218,6 +219,7 @@ pub(crate) fn controller_manager(cluster: &Cluster, facts: &Facts, external_ca: 
         probe: local_endpoint(user.extra_args.as_ref(), 10257),
         paths: ("/healthz", None, "/healthz"),
         startup: static_pod::health_timeout(cluster),
+        first_asked: static_pod::STARTS_LATER,
     })
 }
 
@@ -243,6 +245,7 @@ pub(crate) fn scheduler(cluster: &Cluster, facts: &Facts) -> Result<Component> {
         probe: local_endpoint(user.extra_args.as_ref(), 10259),
         paths: ("/livez", Some("/readyz"), "/livez"),
         startup: static_pod::health_timeout(cluster),
+        first_asked: static_pod::STARTS_LATER,
     })
 }
 

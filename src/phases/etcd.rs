@@ -185,6 +185,7 @@ pub(crate) fn component(cluster: &Cluster, bundle: &Manifest) -> Result<Componen
         probe: endpoint(etcd.extra_args.as_ref(), advertise),
         paths: ("/livez", Some("/readyz"), "/readyz"),
         startup: static_pod::health_timeout(cluster),
+        first_asked: static_pod::STARTS_FIRST,
     })
 }
 

@@ -10,12 +10,13 @@ use async_trait::async_trait;
 use kprov_pki::Key as PrivateKey;
 use kprov_pki::kubeconfig::{Kubeconfig, User};
 use kprov_pki::spec::{self, Authority, Client, Server};
+use kprov_providers::machine::New;
 use kprov_providers::steps::Label;
 use kprov_providers::{Key, Machine, Made, Outputs, Status, Step, Watch};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use super::certs::{self, Settings, Signer, made, make_parents};
+use super::certs::{self, Settings, Signer, lay_down, made};
 use crate::cluster::Cluster;
 use crate::plan::Plan;
 
@@ -87,16 +88,21 @@ impl WriteKubeconfig {
     fn make(&self) -> Result<()> {
         let machine = self.machine.as_ref();
         let ca = self.signer()?.ok_or_else(|| anyhow!("{} is not there", self.ca()))?;
-        let user = if self.is_kubelets() {
-            self.kubelets_own(&ca)?;
-            User::file(KUBELET_CURRENT)
+        let (own, user) = if self.is_kubelets() {
+            (Some(self.kubelets_own(&ca)?), User::file(KUBELET_CURRENT))
         } else {
             let (cert, key) = self.sign()?;
-            User::embedded(cert.as_bytes(), key.as_bytes())
+            (None, User::embedded(cert.as_bytes(), key.as_bytes()))
         };
         let text = Zeroizing::new(crate::yaml::to_string(&self.config(&ca.pem, user))?);
-        make_parents(machine, &self.path())?;
-        machine.write(&self.path(), text.as_bytes(), 0o600)
+        let mut all = Vec::new();
+        if let Some((file, new)) = &own {
+            all.extend(new.as_ref().map(|pem| New::File { path: file, content: pem.as_bytes(), mode: 0o600 }));
+            all.push(New::Link { path: KUBELET_CURRENT, target: file });
+        }
+        let path = self.path();
+        all.push(New::File { path: &path, content: text.as_bytes(), mode: 0o600 });
+        lay_down(machine, &all)
     }
 
     fn sign(&self) -> Result<(String, Zeroizing<String>)> {
@@ -105,28 +111,28 @@ impl WriteKubeconfig {
         Ok((cert, private.to_pem()?))
     }
 
-    /// Lays down the kubelet's certificate and key as it keeps them itself: a dated file and a link to it. A good one
-    /// that a run before us, or the kubelet, has left is used.
-    fn kubelets_own(&self, ca: &Signer) -> Result<()> {
+    /// The kubelet's certificate and key as it keeps them itself, in a dated file with a link to it: the file, and what to
+    /// write there. A good one that a run before us, or the kubelet, has left is used.
+    fn kubelets_own(&self, ca: &Signer) -> Result<(String, Option<Zeroizing<String>>)> {
         let machine = self.machine.as_ref();
         let there = machine.list(KUBELET_PKI)?.unwrap_or_default();
+        // A run that was killed may have left one that has no name of its own yet, and its name will never come again.
+        let (unnamed, there): (Vec<_>, Vec<_>) =
+            there.into_iter().partition(|name| name.starts_with(".kubelet-client-2"));
+        for name in unnamed {
+            machine.remove(&format!("{KUBELET_PKI}/{name}"))?;
+        }
         let left = there.into_iter().rev().find_map(|name| {
             let path = (name.starts_with("kubelet-client-2")).then(|| format!("{KUBELET_PKI}/{name}"))?;
             let pem = Zeroizing::new(machine.read(&path).ok()??);
             matches!(certs::fits(&pem, &pem, &self.client.leaf(), ca), Ok(None)).then_some(path)
         });
-        let file = match left {
-            Some(file) => file,
-            None => {
-                let (cert, key) = self.sign()?;
-                let both = Zeroizing::new(format!("{cert}{}", key.as_str()));
-                let file = format!("{KUBELET_PKI}/kubelet-client-{}.pem", stamp(OffsetDateTime::now_utc()));
-                make_parents(machine, &file)?;
-                machine.write(&file, both.as_bytes(), 0o600)?;
-                file
-            }
-        };
-        machine.link(KUBELET_CURRENT, &file)
+        if let Some(file) = left {
+            return Ok((file, None));
+        }
+        let (cert, key) = self.sign()?;
+        let both = Zeroizing::new(format!("{cert}{}", key.as_str()));
+        Ok((format!("{KUBELET_PKI}/kubelet-client-{}.pem", stamp(OffsetDateTime::now_utc())), Some(both)))
     }
 
     fn signer(&self) -> Result<Option<Signer>> {

@@ -74,6 +74,11 @@ pub(crate) fn config_map_reader(name: &str, namespace: &str, map: &str, subjects
     ]
 }
 
+/// Key of the step that lends the right to lead.
+pub(crate) fn lent() -> Key {
+    Key::new("rbac/leaders")
+}
+
 /// The right to lead, lent to controller manager and scheduler until the API server has made their own roles: refused
 /// once, they would ask for their leases only four seconds later, and nothing in the cluster would move until then.
 /// `needs`: the API server listens; `made`: it has made its roles.
@@ -110,7 +115,7 @@ pub(crate) fn leaders(
     let places = objects.iter().rev().map(Place::of).collect::<anyhow::Result<Vec<_>>>()?;
     let mut plan = Plan::new();
     plan.add(Lend {
-        label: Label::new("rbac/leaders", phase).needs(needs.iter().cloned()),
+        label: Label::new(lent(), phase).needs(needs.iter().cloned()),
         api: api.clone(),
         what: what.into(),
         objects: objects.into_iter().map(Object::new).collect(),
@@ -124,7 +129,7 @@ pub(crate) fn leaders(
         patience,
     });
     plan.add(TakeBack {
-        label: Label::new("rbac/leaders-back", phase).needs([Key::new("rbac/leaders"), made.clone()]),
+        label: Label::new("rbac/leaders-back", phase).needs([lent(), made.clone()]),
         api: api.clone(),
         what: what.into(),
         places,

@@ -42,6 +42,8 @@ pub(crate) struct Component {
     pub paths: (&'static str, Option<&'static str>, &'static str),
     /// How long the component may take to come up.
     pub startup: Duration,
+    /// Seconds after its start at which it is first asked whether it has: [`STARTS_FIRST`] or [`STARTS_LATER`].
+    pub first_asked: i32,
 }
 
 /// Where a component's health is asked.
@@ -215,7 +217,7 @@ fn container(component: &Component) -> Result<Container> {
         env: Some(envs?).filter(|all| !all.is_empty()),
         liveness_probe: Some(probe(component, liveness, Some(10), 8, 10)),
         readiness_probe: readiness.map(|path| probe(component, path, None, 3, 1)),
-        startup_probe: Some(probe(component, startup, None, startup_failures(component.startup), STARTUP_PERIOD)),
+        startup_probe: Some(startup_probe(component, startup)),
         ports: Some(vec![ContainerPort {
             name: Some("probe-port".into()),
             container_port: i32::from(component.probe.port),
@@ -228,14 +230,21 @@ fn container(component: &Component) -> Result<Container> {
     })
 }
 
-/// Seconds from one startup probe to the next. Until one succeeds a pod is not Ready: with kubeadm's, first after ten
-/// seconds and then every ten, a control plane that has long been healthy counts as not Ready for up to twenty.
-const STARTUP_PERIOD: i32 = 2;
+/// Seconds after its start at which a pod is first asked whether it has started, for those that start first.
+///
+/// Until its startup probe succeeds a pod is not Ready: with kubeadm's, first after ten seconds and then every ten, a control
+/// plane that has long been healthy counts as not Ready for up to twenty. But a pod that is Ready before its Node is, which
+/// waits for the pod network, is called not Ready by the controller manager as soon as that runs
+/// (`node_lifecycle_controller.go`, `processPod`), and the kubelet, which knows better, looks at what the API says of its
+/// pods only every ten seconds. So static pods are Ready shortly after the Node.
+pub(crate) const STARTS_FIRST: i32 = 6;
+/// The same for those that start once the API server listens, about two seconds later.
+pub(crate) const STARTS_LATER: i32 = 4;
 
-/// How often the startup probe may fail: for the whole timeout.
-fn startup_failures(timeout: Duration) -> i32 {
-    let period = 1000 * u128::from(STARTUP_PERIOD.unsigned_abs());
-    i32::try_from(timeout.as_millis().div_ceil(period).max(1)).unwrap_or(i32::MAX)
+/// Asked every second from then on; it may fail for the whole timeout.
+fn startup_probe(component: &Component, path: &str) -> Probe {
+    let failures = i32::try_from(component.startup.as_millis().div_ceil(1000).max(1)).unwrap_or(i32::MAX);
+    probe(component, path, Some(component.first_asked), failures, 1)
 }
 
 fn probe(component: &Component, path: &str, delay: Option<i32>, failures: i32, period: i32) -> Probe {
@@ -309,9 +318,11 @@ mod tests {
 
     #[test]
     fn the_startup_probe_may_fail_for_the_whole_timeout() {
-        assert_eq!(startup_failures(Duration::from_secs(240)), 120);
-        assert_eq!(startup_failures(Duration::from_secs(241)), 121);
-        assert_eq!(startup_failures(Duration::ZERO), 1);
+        let failures = |millis| {
+            let component = Component { startup: Duration::from_millis(millis), ..Component::default() };
+            startup_probe(&component, "/").failure_threshold
+        };
+        assert_eq!([240_000, 240_001, 0].map(failures), [Some(240), Some(241), Some(1)]);
     }
 
     #[test]

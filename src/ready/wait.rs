@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
 use futures_util::stream::{BoxStream, SelectAll, select_all};
+use futures_util::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kprov_providers::kube::diagnose::likely_cause;
@@ -49,9 +49,9 @@ pub async fn wait_since(
 ) -> anyhow::Result<Health> {
     let begin = Instant::now();
     let mut told = String::new();
+    // Before the look: what changes while it is taken is not missed.
+    let mut seen = changes(client, scope).await;
     loop {
-        // Before the look: what changes while it is taken is not missed.
-        let mut changes = changes(client, scope).await;
         let looked = look_since(client, scope, booted).await;
         let waiting = match &looked {
             Ok(health) if health.waiting.is_empty() => return looked,
@@ -76,9 +76,15 @@ pub async fn wait_since(
             told = short;
         }
         // What a broken watch misses is seen after two seconds.
-        if tokio::time::timeout(Duration::from_secs(2), changes.next()).await.is_ok() {
+        let change = tokio::time::timeout(Duration::from_secs(2), seen.next()).await;
+        if change.is_ok() {
             // Changes come in bursts; one look for all of them.
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if change == Ok(Some(true)) {
+            while let Some(Some(true)) = seen.next().now_or_never() {}
+        } else {
+            seen = changes(client, scope).await;
         }
     }
 }
@@ -92,8 +98,8 @@ fn short(waiting: &[String]) -> String {
 }
 
 /// What changes from now on of all that is looked at: nodes, pods, and what pods are made from, whose own count of Ready
-/// pods comes later than theirs. What cannot be watched is left out.
-async fn changes(client: &Client, scope: &Scope) -> SelectAll<BoxStream<'static, ()>> {
+/// pods comes later than theirs. False: a watch has ended. What cannot be watched is left out.
+async fn changes(client: &Client, scope: &Scope) -> SelectAll<BoxStream<'static, bool>> {
     let nodes = watch(Api::<Node>::all(client.clone()), scope.nodes());
     let pods = watch(Api::<Pod>::all(client.clone()), scope.pods());
     let (nodes, pods) = futures_util::join!(nodes, pods);
@@ -109,17 +115,17 @@ async fn changes(client: &Client, scope: &Scope) -> SelectAll<BoxStream<'static,
     all
 }
 
-async fn watch<K>(api: Api<K>, of: ListParams) -> BoxStream<'static, ()>
+async fn watch<K>(api: Api<K>, of: ListParams) -> BoxStream<'static, bool>
 where
     K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
 {
-    let params = WatchParams { field_selector: of.field_selector.clone(), ..WatchParams::default() }.timeout(5);
+    let params = WatchParams { field_selector: of.field_selector.clone(), ..WatchParams::default() }.timeout(60);
     let open = async {
         let version = api.list_metadata(&of).await?.metadata.resource_version.unwrap_or_else(|| "0".to_owned());
         api.watch(&params, &version).await
     };
     match open.await {
-        Ok(seen) => seen.map(drop).boxed(),
+        Ok(seen) => seen.map(|event| event.is_ok()).chain(futures_util::stream::once(async { false })).boxed(),
         Err(_) => futures_util::stream::pending().boxed(),
     }
 }

@@ -166,7 +166,7 @@ async fn running(
 
 /// Without systemd's answer nothing is known to run.
 async fn is_active(machine: &dyn Machine, unit: &str) -> bool {
-    machine.unit(unit).await.is_ok_and(|state| !matches!(state.active.as_str(), "inactive" | "failed" | ""))
+    machine.unit(unit).await.is_ok_and(|state| state.runs())
 }
 
 fn files(

@@ -109,10 +109,10 @@ impl Task {
 }
 
 async fn stop(machine: &dyn Machine, unit: &str) -> anyhow::Result<()> {
-    if matches!(machine.unit(unit).await?.active.as_str(), "inactive" | "failed" | "") {
-        return Ok(());
+    if machine.unit(unit).await?.runs() {
+        machine.unit_do(unit, UnitVerb::Stop).await?;
     }
-    machine.unit_do(unit, UnitVerb::Stop).await
+    Ok(())
 }
 
 async fn pods(machine: &dyn Machine, socket: Option<&str>) -> anyhow::Result<()> {

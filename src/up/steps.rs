@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Node;
-use kprov_providers::ssh::{Host, upload::sha256};
+use kprov_providers::ssh::{Host, Session, upload::sha256};
 use kprov_providers::{Key, Made, Outputs, Status, Step, Watch};
 use kube::api::Api;
 
@@ -22,6 +22,16 @@ const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
 
 /// What `join` on a machine ends with: the kubelet's kubeconfig.
 const KUBELET_CONF: &str = "/etc/kubernetes/kubelet.conf";
+
+/// The file by which a machine is seen to be a node.
+fn conf(machine: &str) -> &'static str {
+    if machine == CONTROL_PLANE { ADMIN_CONF } else { KUBELET_CONF }
+}
+
+/// True where the machine has become a node, or is half way there: with the bundle that it got at its time.
+async fn is_node(session: &Session, conf: &str) -> anyhow::Result<bool> {
+    Ok(session.run(&format!("test -e {conf}"), b"").await?.success())
+}
 
 /// What a step does. Machines by their short names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,9 +107,9 @@ impl Coarse {
             }
             Work::Machine(machine) => ground.machines.lock().await.alive(machine),
             Work::Bring(machine) => self.brought(machine).await?,
-            Work::Init => self.registered(CONTROL_PLANE, ADMIN_CONF).await,
+            Work::Init => self.registered(CONTROL_PLANE).await,
             Work::Kubeconfig => ground.places.kubeconfig(&ground.name).is_file(),
-            Work::Join(machine) => self.registered(machine, KUBELET_CONF).await,
+            Work::Join(machine) => self.registered(machine).await,
             Work::Leave(machine) => ground.machines.lock().await.get(machine).is_err(),
             Work::Ready => {
                 let Ok(client) = self.client().await else { return Ok(false) };
@@ -123,8 +133,7 @@ impl Coarse {
     /// True where the very same kprov and bundle are on the machine, or it is a node by now and needs them no more.
     async fn brought(&self, machine: &str) -> anyhow::Result<bool> {
         let session = self.host(machine).await?.connect_within(Duration::from_secs(10)).await?;
-        let node = if machine == CONTROL_PLANE { ADMIN_CONF } else { KUBELET_CONF };
-        if session.run(&format!("test -e {node}"), b"").await?.success() {
+        if is_node(&session, conf(machine)).await? {
             return Ok(true);
         }
         let [(kprov, kprov_there, _), (bundle, bundle_there, _)] = self.files();
@@ -137,14 +146,13 @@ impl Coarse {
     }
 
     /// True where the machine has the file that kprov there ends with, and the API knows its node.
-    async fn registered(&self, machine: &str, file: &str) -> bool {
+    async fn registered(&self, machine: &str) -> bool {
         let known = async {
             let client = self.client().await?;
             let name = self.ground.hostname(machine);
             let node = Api::<Node>::all(client).get_opt(&name).await?;
             let session = self.host(machine).await?.connect().await?;
-            let there = session.run(&format!("test -e {file}"), b"").await?;
-            anyhow::Ok(node.is_some() && there.success())
+            anyhow::Ok(node.is_some() && is_node(&session, conf(machine)).await?)
         };
         matches!(tokio::time::timeout(Duration::from_secs(10), known).await, Ok(Ok(true)))
     }
@@ -197,7 +205,7 @@ impl Coarse {
             single,
             documents::host_has_swap(),
         )?;
-        let task = self.task("init", input, ADMIN_CONF);
+        let task = self.task(CONTROL_PLANE, "init", input).await?;
         there::run(&self.host(CONTROL_PLANE).await?, &task, &ground.events).await.map(drop)
     }
 
@@ -212,19 +220,24 @@ impl Coarse {
         let kubeconfig = std::fs::read_to_string(ground.places.kubeconfig(&ground.name))
             .context("reading the cluster's kubeconfig")?;
         let input = documents::join(&ground.hostname(machine), token.trim(), &kubeconfig)?;
-        let task = self.task("join", input, KUBELET_CONF);
+        let task = self.task(machine, "join", input).await?;
         there::run(&host, &task, &ground.events).await.map(drop)
     }
 
-    fn task(&self, command: &str, input: Vec<u8>, witness: &str) -> Task {
+    /// With the id of the bundle that was checked here, where it was also brought there by this `up`.
+    async fn task(&self, machine: &str, command: &str, input: Vec<u8>) -> anyhow::Result<Task> {
         let bundle = self.ground.bundle_there();
-        let args = [command, "-o", "json", "--config", "-", "--bundle", &bundle];
-        Task {
-            name: command.to_owned(),
-            args: args.map(str::to_owned).to_vec(),
-            input,
-            witness: Some(witness.to_owned()),
+        let mut args = vec![command, "-o", "json", "--config", "-", "--bundle", &bundle];
+        let session = self.host(machine).await?.connect_within(Duration::from_secs(10)).await?;
+        if !is_node(&session, conf(machine)).await? {
+            args.extend(["--bundle-id", &self.ground.bundle.id]);
         }
+        Ok(Task {
+            name: command.to_owned(),
+            args: args.into_iter().map(str::to_owned).collect(),
+            input,
+            witness: Some(conf(machine).to_owned()),
+        })
     }
 
     async fn leave(&self, machine: &str, watch: &Watch) -> anyhow::Result<()> {

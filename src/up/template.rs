@@ -50,7 +50,7 @@ pub(super) async fn ensure(ground: &Ground, watch: &Watch) -> anyhow::Result<()>
     let bundle = ground.bundle_there();
     let files = [(ground.kprov.as_path(), KPROV, 0o755), (ground.bundle.path.as_path(), bundle.as_str(), 0o644)];
     there::bring(&host, &files, |said| watch.say(said)).await?;
-    let args = ["bundle", "install", "--bundle", bundle.as_str(), "-o", "json"];
+    let args = ["bundle", "install", "--bundle", bundle.as_str(), "--bundle-id", &ground.bundle.id, "-o", "json"];
     let task = Task {
         name: "bundle-install".into(),
         args: args.map(str::to_owned).to_vec(),

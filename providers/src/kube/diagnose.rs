@@ -55,8 +55,15 @@ pub async fn diagnose(machine: &dyn Machine, component: &Component) -> String {
         report.push_str(&format!("the kubelet's last error:\n  {line}\n"));
     }
     // What it said last is what it died of; what it complained of before it may have got over.
-    let all = own.iter().rev().chain(last_error).map(String::as_str);
-    report.push_str(&format!("likely cause: {}", cause(all, component)));
+    let all = || own.iter().rev().chain(last_error).map(String::as_str);
+    // An API server that does not find its etcd has nothing to tell; the etcd of this machine may have.
+    let etcd = if likely_cause(all()) == Some(NO_ETCD) { pod_log(machine, "etcd") } else { Vec::new() };
+    if !etcd.is_empty() {
+        report.push_str("last lines of etcd:\n");
+        etcd.iter().for_each(|line| report.push_str(&format!("  {line}\n")));
+    }
+    let of_etcd = likely_cause(etcd.iter().rev().map(String::as_str)).map(str::to_owned);
+    report.push_str(&format!("likely cause: {}", of_etcd.unwrap_or_else(|| cause(all(), component))));
     report
 }
 
@@ -91,20 +98,42 @@ pub(crate) fn crash_loops(machine: &dyn Machine, component: &str) -> bool {
     newest_log(machine, component).is_some_and(|log| log.restarts >= 2)
 }
 
-/// True where a static pod's container was started again and its last log tells of a panic or a fatal error, or could not
-/// be written at all: the disk may have been too full for a line of it.
-pub fn has_panicked(machine: &dyn Machine, component: &str) -> bool {
+/// How a static pod's container ended, as its last two logs tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Nothing tells of a panic.
+    Otherwise,
+    /// In a panic; the kubelet has started it again since or is about to, and it may panic once more.
+    BeforeThis,
+    /// Its log is empty: it has just been started, or the disk was too full for a line of it.
+    Silently,
+    /// In a panic or a fatal error.
+    InPanic,
+}
+
+/// The ending of the newest pod of this name that there was.
+pub fn ended(machine: &dyn Machine, component: &str) -> Ended {
     let number = |file: &String| file.strip_suffix(".log")?.parse::<u32>().ok();
-    let newest = |dir: String| {
-        let files = machine.list(&dir).ok().flatten().unwrap_or_default();
-        let last = files.iter().filter_map(number).max().filter(|restarts| *restarts >= 1)?;
-        machine.read(&format!("{dir}/{last}.log")).ok().flatten()
+    // A directory without a line in it has no time: it is the newest one's.
+    let time = |dir: &String| newest_of(machine, dir).map_or_else(|| "later".to_owned(), |log| log.time);
+    let Some(dir) = log_dirs(machine, component).max_by_key(time) else { return Ended::Otherwise };
+    let files = machine.list(&dir).ok().flatten().unwrap_or_default();
+    let Some(last) = files.iter().filter_map(number).max() else { return Ended::Otherwise };
+    let read = |log: u32| {
+        let text = machine.read(&format!("{dir}/{log}.log")).ok().flatten().unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
     };
-    log_dirs(machine, component).filter_map(newest).any(|text| {
-        let text = String::from_utf8_lossy(&text);
-        let words = ["panic:", "\"level\":\"panic\"", "\"level\":\"fatal\""];
-        text.is_empty() || words.iter().any(|word| text.contains(word))
-    })
+    // The last is the Go runtime's: half a database ends beyond what is mapped of it.
+    const PANICS: [&str; 4] = ["panic:", "\"level\":\"panic\"", "\"level\":\"fatal\"", "fatal error: "];
+    let panics = |text: &str| PANICS.iter().any(|words| text.contains(words));
+    match (read(last), last.checked_sub(1).map(read)) {
+        (text, None) if panics(&text) => Ended::BeforeThis,
+        (_, None) => Ended::Otherwise,
+        (text, _) if text.is_empty() => Ended::Silently,
+        (text, _) if panics(&text) => Ended::InPanic,
+        (_, Some(before)) if before.is_empty() || panics(&before) => Ended::BeforeThis,
+        _ => Ended::Otherwise,
+    }
 }
 
 /// Where the kubelet keeps the logs of a static pod's container, one directory for each pod of this name that there was.
@@ -128,15 +157,18 @@ struct Log {
 fn newest_log(machine: &dyn Machine, component: &str) -> Option<Log> {
     // A newer pod of the same name has another UID, and begins to count its restarts anew: the newest log is the one
     // whose last line is.
-    let logs = log_dirs(machine, component).flat_map(|dir| {
-        let files = machine.list(&dir).ok().flatten().unwrap_or_default();
-        files.into_iter().filter_map(move |file| {
-            let restarts = file.strip_suffix(".log")?.parse().ok()?;
-            let bytes = machine.read(&format!("{dir}/{file}")).ok().flatten()?;
-            let text = String::from_utf8_lossy(&bytes).into_owned();
-            let time = text.lines().last()?.split(' ').next()?.to_owned();
-            Some(Log { time, restarts, text })
-        })
+    log_dirs(machine, component).filter_map(|dir| newest_of(machine, &dir)).max()
+}
+
+/// The newest log of one pod's container, of those with a line.
+fn newest_of(machine: &dyn Machine, dir: &str) -> Option<Log> {
+    let files = machine.list(dir).ok().flatten().unwrap_or_default();
+    let logs = files.into_iter().filter_map(|file| {
+        let restarts = file.strip_suffix(".log")?.parse().ok()?;
+        let bytes = machine.read(&format!("{dir}/{file}")).ok().flatten()?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let time = text.lines().last()?.split(' ').next()?.to_owned();
+        Some(Log { time, restarts, text })
     });
     logs.max()
 }
@@ -149,6 +181,8 @@ fn lines<'a>(text: &'a str, line: impl Fn(&'a str) -> Option<&'a str>) -> Vec<St
 fn last(mut lines: Vec<String>) -> Vec<String> {
     lines.split_off(lines.len().saturating_sub(LINES))
 }
+
+const NO_ETCD: &str = "etcd does not answer: see its log with crictl logs";
 
 /// Patterns in logs (all must be there) and what they mean.
 const CAUSES: &[(&[&str], &str)] = &[
@@ -167,7 +201,7 @@ const CAUSES: &[(&[&str], &str)] = &[
         &["can't get final child's PID"],
         "runc may not set the OOM score: restrict_oom_score_adj = true in containerd's CRI configuration",
     ),
-    (&["connection error", "2379"], "etcd does not answer: see its log with crictl logs"),
+    (&["connection error", "2379"], NO_ETCD),
     (&["x509: certificate has expired or is not yet valid"], "a certificate is expired, or the clock is wrong: date"),
     (&["x509: certificate signed by unknown authority"], "files of an older cluster are in /etc/kubernetes/pki"),
     (&["member", "has already been bootstrapped"], "/var/lib/etcd holds data of an older cluster"),
@@ -239,6 +273,53 @@ mod tests {
         assert!(report.contains("unknown flag: --nonsense") && !report.contains("of the pod before"), "{report}");
         assert!(report.contains("the kubelet's last error:\n  E0101"), "{report}");
         assert!(report.contains("likely cause: an extra argument that this version does not know"), "{report}");
+    }
+
+    #[tokio::test]
+    async fn an_api_server_without_etcd_shows_etcd_s_own_last_lines() {
+        let machine = FakeMachine::new();
+        let log = |name: &str, text: &str| {
+            let file = format!("/var/log/pods/kube-system_{name}-cp-1_u/{name}/0.log");
+            machine.put(&file, format!("2026-01-01T00:00:00Z stderr F {text}\n"));
+        };
+        log("kube-apiserver", "W1 grpc: connection error: dial tcp 127.0.0.1:2379: refused");
+        log("etcd", "panic: write /var/lib/etcd/x: no space left on device");
+        machine.on("journalctl", |_, _| Ok(Exit::default()));
+        let report = diagnose(&machine, &Component::pod("kube-apiserver")).await;
+        assert!(report.contains("last lines of etcd:\n  panic:"), "{report}");
+        assert!(report.ends_with("likely cause: the disk is full: df -h"), "{report}");
+    }
+
+    #[test]
+    fn an_etcd_that_runs_again_after_a_panic_has_not_ended_well_yet() {
+        let (panic, runs) = ("stderr F panic: failed to find local ID", "stderr F starting an etcd server");
+        let cases = [
+            (vec![runs], Ended::Otherwise),
+            (vec![""], Ended::Otherwise),
+            (vec![panic], Ended::BeforeThis),
+            (vec![runs, panic], Ended::InPanic),
+            (vec![runs, "stderr F fatal error: fault"], Ended::InPanic),
+            (vec![panic, ""], Ended::Silently),
+            (vec!["", ""], Ended::Silently),
+            (vec!["", runs], Ended::BeforeThis),
+            (vec![panic, runs], Ended::BeforeThis),
+            (vec![panic, runs, runs], Ended::Otherwise),
+        ];
+        for (logs, wanted) in cases {
+            let machine = FakeMachine::new();
+            for (n, text) in logs.iter().enumerate() {
+                machine.put(&format!("/var/log/pods/kube-system_etcd-cp-1_u/etcd/{n}.log"), *text);
+            }
+            assert_eq!(ended(&machine, "etcd"), wanted, "{logs:?}");
+        }
+        // What a pod before it, of another manifest, has left is no longer so.
+        let machine = FakeMachine::new();
+        for (uid, log, text) in [("old", 5, "10:00:00Z stderr F panic: x"), ("new", 1, "10:05:00Z stderr F starting")] {
+            let file = format!("/var/log/pods/kube-system_etcd-cp-1_{uid}/etcd/{log}.log");
+            machine.put(&file, format!("2026-01-01T{text}\n"));
+        }
+        machine.put("/var/log/pods/kube-system_etcd-cp-1_new/etcd/0.log", "2026-01-01T10:04:00Z stderr F starting\n");
+        assert_eq!(ended(&machine, "etcd"), Ended::Otherwise);
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl Step for Health {
 
     async fn apply(&self, _known: &Outputs, watch: &Watch) -> anyhow::Result<Outputs> {
         let deadline = tokio::time::Instant::now() + self.timeout;
-        let mut backoff = Backoff::up_to(Duration::from_millis(200));
+        let mut backoff = Backoff::up_to(Duration::from_millis(100));
         self.at_once(watch).await?;
         loop {
             let Err(why) = self.ask().await? else { return Ok(Outputs::none()) };

@@ -2,7 +2,7 @@
 
 mod tree;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -29,6 +29,8 @@ pub struct FakeMachine(Arc<Mutex<Inner>>);
 struct Inner {
     tree: Tree,
     units: BTreeMap<String, UnitState>,
+    /// Unit files written since systemd last read them.
+    unread: BTreeSet<String>,
     answers: BTreeMap<String, Answer>,
     probe: Option<Probe>,
     unit_hook: Option<UnitHook>,
@@ -185,7 +187,11 @@ impl Machine for FakeMachine {
     }
 
     fn write(&self, path: &str, content: &[u8], mode: u32) -> anyhow::Result<()> {
-        self.change()?.tree.write(path, Node::file(content, mode)).with_context(|| format!("writing {path}"))
+        let mut inner = self.change()?;
+        if crate::made::is_unit_file(path) {
+            inner.unread.insert(path.to_owned());
+        }
+        inner.tree.write(path, Node::file(content, mode)).with_context(|| format!("writing {path}"))
     }
 
     fn write_in_place(&self, path: &str, content: &[u8]) -> anyhow::Result<()> {
@@ -270,6 +276,8 @@ impl Machine for FakeMachine {
         let known = inner.tree.unit_file(name);
         let mut state = inner.units.get(name).cloned().unwrap_or_default();
         state.load = if known { "loaded" } else { "not-found" }.to_owned();
+        state.outdated =
+            inner.unread.iter().any(|path| path.split('/').any(|part| part.trim_end_matches(".d") == name));
         if state.active.is_empty() {
             "inactive".clone_into(&mut state.active);
         }
@@ -304,7 +312,8 @@ impl Machine for FakeMachine {
     }
 
     async fn units_reload(&self) -> anyhow::Result<()> {
-        self.change().map(drop)
+        self.change()?.unread.clear();
+        Ok(())
     }
 
     async fn probe(&self, url: &str) -> anyhow::Result<Option<(u16, String)>> {

@@ -2,13 +2,14 @@
 
 mod files;
 mod process;
+mod several;
 mod trees;
 mod units;
 
 use anyhow::Context;
 use async_trait::async_trait;
 
-use super::{Command, Exit, Machine, Meta, UnitState, UnitVerb};
+use super::{Command, Exit, Machine, Meta, New, UnitState, UnitVerb};
 
 /// The machine that kprov runs on: its real files, processes and units.
 #[derive(Debug, Clone)]
@@ -55,6 +56,10 @@ impl Machine for ThisMachine {
 
     fn write(&self, path: &str, content: &[u8], mode: u32) -> anyhow::Result<()> {
         files::write(path, content, mode)
+    }
+
+    fn make_all(&self, all: &[New<'_>]) -> anyhow::Result<()> {
+        several::make(all)
     }
 
     fn write_in_place(&self, path: &str, content: &[u8]) -> anyhow::Result<()> {

@@ -16,7 +16,7 @@ pub async fn undo(machine: &dyn Machine, made: &Made) -> anyhow::Result<()> {
         Made::File { path } => file(machine, path).await,
         Made::Dir { path } => dir(machine, path),
         Made::Tree { path } => machine.remove_tree(path),
-        Made::Filled { path } => inside(machine, path)?.iter().try_for_each(|path| machine.remove_tree(path)),
+        Made::Filled { path, mode } => filled(machine, path, *mode),
         Made::Unit { name } => unit(machine, name).await,
         Made::Sysctl { name, before } => sysctl(machine, name, before),
         Made::Pods => pods::remove_all(machine).await,
@@ -25,6 +25,14 @@ pub async fn undo(machine: &dyn Machine, made: &Made) -> anyhow::Result<()> {
         Made::Moved { from, to } => moved(machine, from, to),
         Made::Swap { device, priority } => swap(machine, device, *priority).await,
         Made::Nothing => Ok(()),
+    }
+}
+
+fn filled(machine: &dyn Machine, path: &str, mode: Option<u32>) -> anyhow::Result<()> {
+    inside(machine, path)?.iter().try_for_each(|path| machine.remove_tree(path))?;
+    match (machine.meta(path)?, mode) {
+        (Some(meta), Some(mode)) if meta.mode != mode => machine.chmod(path, mode),
+        _ => Ok(()),
     }
 }
 
@@ -64,7 +72,7 @@ pub fn inside(machine: &dyn Machine, dir: &str) -> anyhow::Result<Vec<String>> {
 
 async fn unit(machine: &dyn Machine, name: &str) -> anyhow::Result<()> {
     let state = machine.unit(name).await?;
-    if !matches!(state.active.as_str(), "inactive" | "failed" | "") {
+    if state.runs() {
         machine.unit_do(name, UnitVerb::Stop).await?;
     }
     if state.enabled.starts_with("enabled") {
@@ -208,8 +216,10 @@ mod tests {
         machine.put("/var/lib/containerd/lost+found/.keep", "");
         let before = machine.dump();
         machine.put("/var/lib/containerd/blobs/x", "x");
+        let mode = machine.meta("/var/lib/containerd").unwrap().unwrap().mode;
+        machine.chmod("/var/lib/containerd", 0o700).unwrap();
         for _ in 0..2 {
-            undo(&machine, &Made::Filled { path: "/var/lib/containerd".to_owned() }).await.unwrap();
+            undo(&machine, &Made::Filled { path: "/var/lib/containerd".to_owned(), mode: Some(mode) }).await.unwrap();
             assert_eq!(machine.dump(), before);
         }
     }

@@ -120,8 +120,10 @@ impl Step for Grows {
             }
         }
         for path in &self.filled {
-            if !self.absent(path)? && inside(machine, path)?.is_empty() {
-                made.push(Made::Filled { path: path.clone() });
+            if let Some(meta) = machine.meta(path)?
+                && inside(machine, path)?.is_empty()
+            {
+                made.push(Made::Filled { path: path.clone(), mode: Some(meta.mode) });
             }
         }
         for path in self.dirs.iter().chain(&self.files) {

@@ -109,7 +109,23 @@ async fn a_unit_is_started_again_when_its_files_changed() {
     assert_eq!(step.made(&known).await.unwrap(), vec![Made::Nothing]);
     let (_, known) = make(&step, &known).await;
     assert!(matches!(step.check(&known).await.unwrap(), Status::Ready(_)));
-    assert_eq!(*verbs.lock().unwrap(), [UnitVerb::Enable, UnitVerb::Start, UnitVerb::Restart]);
+    assert_eq!(*verbs.lock().unwrap(), [UnitVerb::Start, UnitVerb::Enable, UnitVerb::Restart]);
+}
+
+#[tokio::test]
+async fn a_unit_file_that_a_killed_run_had_written_is_read_before_the_start() {
+    let machine = FakeMachine::new();
+    machine.write("/etc/systemd/system/x.service", b"[Unit]", 0o644).unwrap();
+    assert!(machine.unit("x.service").await.unwrap().outdated);
+    let step = UnitStep::new(label("a"), Arc::new(machine.clone()), "x.service");
+    step.check(&Outputs::none()).await.unwrap();
+    let heard = machine.clone();
+    machine.on_unit(move |_, name, verb| {
+        let unread = futures_util::FutureExt::now_or_never(heard.unit(name)).unwrap().unwrap().outdated;
+        assert!(!unread, "{verb:?}");
+        Ok(())
+    });
+    make(&step, &Outputs::none()).await;
 }
 
 #[tokio::test]

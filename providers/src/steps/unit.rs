@@ -1,6 +1,6 @@
 //! A systemd unit that is to run.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
@@ -19,12 +19,15 @@ pub struct UnitStep {
     start: bool,
     reads: Vec<String>,
     pods: bool,
+    /// What the last look found: a step that is made right after its check need not ask systemd again.
+    seen: Arc<Mutex<Option<UnitState>>>,
 }
 
 impl UnitStep {
     /// A unit (with its suffix: `kubelet.service`) that is enabled and started.
     pub fn new(label: Label, machine: Arc<dyn Machine>, name: impl Into<String>) -> Self {
-        Self { label, machine, name: name.into(), enable: true, start: true, reads: Vec::new(), pods: false }
+        let (name, seen) = (name.into(), Arc::default());
+        Self { label, machine, name, enable: true, start: true, reads: Vec::new(), pods: false, seen }
     }
 
     /// Not enabled: it does not start at boot.
@@ -70,6 +73,15 @@ impl UnitStep {
         Ok(data_encoding::HEXLOWER.encode(&hash.finalize()))
     }
 
+    /// What the check before found, else what is so now.
+    async fn state(&self) -> anyhow::Result<UnitState> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match seen {
+            Some(state) => Ok(state),
+            None => self.machine.unit(&self.name).await,
+        }
+    }
+
     fn is_enabled(state: &UnitState) -> bool {
         matches!(state.enabled.as_str(), "enabled" | "static" | "alias" | "indirect" | "generated")
     }
@@ -77,6 +89,29 @@ impl UnitStep {
     /// True when it runs with something else than what its files say now.
     fn stale(&self, known: &Outputs) -> anyhow::Result<bool> {
         Ok(!self.reads.is_empty() && known.get(&self.output()) != Some(&self.read_hash()?))
+    }
+
+    /// Starts it, again where it reads something else by now.
+    async fn run(&self, state: &UnitState, known: &Outputs) -> anyhow::Result<Outputs> {
+        // A run that was killed before it let systemd read a file that it had written.
+        if state.outdated {
+            self.machine.units_reload().await?;
+        }
+        // Beside the start, which waits for other processes: a kubelet is a hundred megabytes.
+        let own = self.clone();
+        let hash = tokio::task::spawn_blocking(move || own.read_hash());
+        match state.active.as_str() {
+            "active" if !self.stale(known)? => {}
+            // `activating`: it is waiting between two tries, perhaps with old files.
+            "active" | "activating" | "reloading" => self.machine.unit_do(&self.name, UnitVerb::Restart).await?,
+            _ => {
+                if state.active == "failed" {
+                    self.machine.unit_do(&self.name, UnitVerb::ResetFailed).await?;
+                }
+                self.machine.unit_do(&self.name, UnitVerb::Start).await?;
+            }
+        }
+        Ok(if self.reads.is_empty() { Outputs::none() } else { Outputs::none().with(self.output(), hash.await??) })
     }
 }
 
@@ -94,6 +129,7 @@ impl Step for UnitStep {
 
     async fn check(&self, known: &Outputs) -> anyhow::Result<Status> {
         let state = self.machine.unit(&self.name).await?;
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(state.clone());
         match state.load.as_str() {
             "not-found" => return Ok(Status::Missing),
             "masked" => return Ok(Status::Foreign(format!("the unit is masked, {}", self.name))),
@@ -109,7 +145,7 @@ impl Step for UnitStep {
     }
 
     async fn made(&self, _known: &Outputs) -> anyhow::Result<Vec<Made>> {
-        let state = self.machine.unit(&self.name).await?;
+        let state = self.state().await?;
         let was = (!self.enable || Self::is_enabled(&state)) && (!self.start || state.active == "active");
         if was {
             return Ok(vec![Made::Nothing]);
@@ -123,27 +159,12 @@ impl Step for UnitStep {
     }
 
     async fn apply(&self, known: &Outputs, _watch: &Watch) -> anyhow::Result<Outputs> {
-        let state = self.machine.unit(&self.name).await?;
+        let state = self.state().await?;
+        let outputs = if self.start { self.run(&state, known).await? } else { Outputs::none() };
+        // Afterwards: the program can start meanwhile.
         if self.enable && !Self::is_enabled(&state) {
             self.machine.unit_do(&self.name, UnitVerb::Enable).await?;
         }
-        if !self.start {
-            return Ok(Outputs::none());
-        }
-        // Beside the start, which waits for other processes: a kubelet is a hundred megabytes.
-        let own = self.clone();
-        let hash = tokio::task::spawn_blocking(move || own.read_hash());
-        match state.active.as_str() {
-            "active" if !self.stale(known)? => {}
-            // `activating`: it is waiting between two tries, perhaps with old files.
-            "active" | "activating" | "reloading" => self.machine.unit_do(&self.name, UnitVerb::Restart).await?,
-            _ => {
-                if state.active == "failed" {
-                    self.machine.unit_do(&self.name, UnitVerb::ResetFailed).await?;
-                }
-                self.machine.unit_do(&self.name, UnitVerb::Start).await?;
-            }
-        }
-        Ok(if self.reads.is_empty() { Outputs::none() } else { Outputs::none().with(self.output(), hash.await??) })
+        Ok(outputs)
     }
 }

@@ -169,8 +169,8 @@ fn container(image: &str) -> Value {
         // otherwise. Unready after half a minute, as with the default.
         "readinessProbe": {
             "httpGet": {"path": "/ready", "port": "readiness-probe", "scheme": "HTTP"},
-            "periodSeconds": 2,
-            "failureThreshold": 15,
+            "periodSeconds": 1,
+            "failureThreshold": 30,
         },
         "resources": {"limits": {"memory": "170Mi"}, "requests": {"cpu": "100m", "memory": "70Mi"}},
         "securityContext": {

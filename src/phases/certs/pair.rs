@@ -6,9 +6,10 @@ use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use kprov_pki::spec::{Authority, Leaf, Usage};
 use kprov_pki::{Key as PrivateKey, issue};
-use kprov_providers::machine::missing_parents;
+use kprov_providers::machine::{New, missing_parents};
 use kprov_providers::steps::Label;
 use kprov_providers::{Key, Machine, Made, Outputs, Status, Step, Watch};
+use zeroize::Zeroizing;
 
 use super::judge::{self, Verdict, crt, key};
 use super::{PHASE, Settings};
@@ -64,14 +65,14 @@ impl Pair {
 
     fn make(&self) -> Result<()> {
         let (dir, machine) = (self.settings.dir.as_str(), self.machine.as_ref());
-        let private = own_key(machine, &key(dir, self.path()), self.settings.algorithm)?;
+        let own = OwnKey::at(machine, key(dir, self.path()), self.settings.algorithm)?;
         let pem = match &self.what {
             What::Authority(authority) => {
-                issue::authority(authority.common_name(), &private, self.settings.authority())?
+                issue::authority(authority.common_name(), &own.key, self.settings.authority())?
             }
-            What::Leaf(leaf) => sign(machine, &self.settings, leaf, &private)?,
+            What::Leaf(leaf) => sign(machine, &self.settings, leaf, &own.key)?,
         };
-        machine.write(&crt(dir, self.path()), pem.as_bytes(), 0o644)
+        own.write_with(machine, New::File { path: &crt(dir, self.path()), content: pem.as_bytes(), mode: 0o644 })
     }
 }
 
@@ -85,23 +86,45 @@ pub(crate) fn sign(machine: &dyn Machine, settings: &Settings, leaf: &Leaf, priv
     Ok(issue::leaf(leaf, private, cert, signer_key, settings.leaf())?)
 }
 
-/// The key at a path; made and written first where there is none.
-pub(crate) fn own_key(machine: &dyn Machine, path: &str, algorithm: kprov_pki::Algorithm) -> Result<PrivateKey> {
-    if let Some(pem) = machine.read(path)? {
-        return PrivateKey::from_pem(&zeroize::Zeroizing::new(pem)).with_context(|| path.to_owned());
-    }
-    let private = PrivateKey::generate(algorithm)?;
-    make_parents(machine, path)?;
-    machine.write(path, private.to_pem()?.as_bytes(), 0o600)?;
-    Ok(private)
+/// A key of a path.
+pub(crate) struct OwnKey {
+    /// The key.
+    pub key: PrivateKey,
+    path: String,
+    /// PEM of a new one, which is not there yet.
+    new: Option<Zeroizing<String>>,
 }
 
-/// Makes the directories above a path, as kubeadm does: 0755, but the kubelet's own 0700.
-pub(crate) fn make_parents(machine: &dyn Machine, path: &str) -> Result<()> {
-    for dir in missing_parents(machine, path)? {
-        machine.make_dir(&dir, if dir == super::super::kubeconfig::KUBELET_DIR { 0o700 } else { 0o755 })?;
+impl OwnKey {
+    /// The key that is there, or a new one.
+    pub(crate) fn at(machine: &dyn Machine, path: String, algorithm: kprov_pki::Algorithm) -> Result<Self> {
+        if let Some(pem) = machine.read(&path)? {
+            let key = PrivateKey::from_pem(&Zeroizing::new(pem)).with_context(|| path.clone())?;
+            return Ok(Self { key, path, new: None });
+        }
+        let key = PrivateKey::generate(algorithm)?;
+        let new = Some(key.to_pem()?);
+        Ok(Self { key, path, new })
     }
-    Ok(())
+
+    /// Writes the key, where it is new, and then what belongs to it.
+    pub(crate) fn write_with(&self, machine: &dyn Machine, other: New<'_>) -> Result<()> {
+        let new = self.new.as_ref().map(|pem| New::File { path: &self.path, content: pem.as_bytes(), mode: 0o600 });
+        let files: Vec<New<'_>> = new.into_iter().chain([other]).collect();
+        lay_down(machine, &files)
+    }
+}
+
+/// Makes files and links, and the directories above them, as kubeadm does: 0755, but the kubelet's own 0700.
+pub(crate) fn lay_down(machine: &dyn Machine, files: &[New<'_>]) -> Result<()> {
+    let mut dirs: Vec<String> = Vec::new();
+    for file in files {
+        let missing = missing_parents(machine, file.path())?;
+        dirs.extend(missing.into_iter().filter(|dir| !dirs.contains(dir)).collect::<Vec<_>>());
+    }
+    let mode = |dir: &str| if dir == super::super::kubeconfig::KUBELET_DIR { 0o700 } else { 0o755 };
+    let dirs = dirs.iter().map(|path| New::Dir { path, mode: mode(path) });
+    machine.make_all(&dirs.chain(files.iter().copied()).collect::<Vec<_>>())
 }
 
 /// What writing these files would newly leave.

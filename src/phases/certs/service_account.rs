@@ -5,10 +5,11 @@ use std::sync::Arc;
 use anyhow::Result;
 use async_trait::async_trait;
 use kprov_pki::Key as PrivateKey;
+use kprov_providers::machine::New;
 use kprov_providers::steps::Label;
 use kprov_providers::{Key, Machine, Made, Outputs, Status, Step, Watch};
 
-use super::pair::{made, own_key};
+use super::pair::{OwnKey, made};
 use super::{PHASE, Settings};
 
 /// Makes `sa.key`, then `sa.pub`.
@@ -31,8 +32,9 @@ impl ServiceAccount {
 
     fn make(&self) -> Result<()> {
         let [key, public] = self.paths();
-        let private = own_key(self.machine.as_ref(), &key, self.settings.algorithm)?;
-        self.machine.write(&public, private.public_pem().as_bytes(), 0o600)
+        let machine = self.machine.as_ref();
+        let own = OwnKey::at(machine, key, self.settings.algorithm)?;
+        own.write_with(machine, New::File { path: &public, content: own.key.public_pem().as_bytes(), mode: 0o600 })
     }
 }
 

@@ -1,15 +1,22 @@
 //! A database that an etcd began and could not go on with, on a machine whose API server has never answered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use async_trait::async_trait;
-use kprov_providers::kube::diagnose::has_panicked;
+use kprov_providers::kube::Backoff;
+use kprov_providers::kube::diagnose::{Ended, ended};
 use kprov_providers::machine::UnitVerb;
 use kprov_providers::steps::Label;
 use kprov_providers::{Machine, Made, Outputs, Status, Step, Watch, made};
+use tokio::time::Instant;
 
 use crate::phases::kubelet::UNIT;
+
+/// How long an etcd that was started again is waited for: it reads half a database in less than a second, on a slow host
+/// in some.
+const STARTS: Duration = Duration::from_secs(20);
 
 /// Empties etcd's data directory where etcd does not answer and has ended in a panic.
 ///
@@ -21,12 +28,38 @@ pub(crate) struct Afresh {
     machine: Arc<dyn Machine>,
     data: String,
     health: String,
+    /// [`STARTS`], but in tests.
+    patience: Duration,
 }
 
 impl Afresh {
     /// For this data directory of an etcd that answers at the URL `health` when it is well.
     pub(crate) fn new(label: Label, machine: &Arc<dyn Machine>, data: String, health: String) -> Self {
-        Self { label, machine: machine.clone(), data, health }
+        Self { label, machine: machine.clone(), data, health, patience: STARTS }
+    }
+
+    /// True where what etcd has begun is of no use to it. An etcd that has panicked once, or that the kubelet has just
+    /// started again, is waited for: it answers, or panics once more.
+    async fn in_vain(&self) -> Result<bool> {
+        let machine = self.machine.as_ref();
+        if made::inside(machine, &self.data)?.is_empty() {
+            return Ok(false);
+        }
+        let end = Instant::now() + self.patience;
+        let mut backoff = Backoff::up_to(Duration::from_millis(500));
+        loop {
+            let ended = ended(machine, "etcd");
+            if ended == Ended::Otherwise || matches!(machine.probe(&self.health).await?, Some((200, _))) {
+                return Ok(false);
+            }
+            if ended == Ended::InPanic {
+                return Ok(true);
+            }
+            if Instant::now() >= end {
+                return Ok(ended == Ended::Silently);
+            }
+            backoff.pause().await;
+        }
     }
 }
 
@@ -39,10 +72,7 @@ impl Step for Afresh {
     }
 
     async fn check(&self, _known: &Outputs) -> Result<Status> {
-        let vain = !made::inside(self.machine.as_ref(), &self.data)?.is_empty()
-            && has_panicked(self.machine.as_ref(), "etcd")
-            && !matches!(self.machine.probe(&self.health).await?, Some((200, _)));
-        Ok(if vain { Status::Missing } else { Status::Ready(Outputs::none()) })
+        Ok(if self.in_vain().await? { Status::Missing } else { Status::Ready(Outputs::none()) })
     }
 
     async fn made(&self, _known: &Outputs) -> Result<Vec<Made>> {
@@ -53,12 +83,12 @@ impl Step for Afresh {
     /// its own step starts.
     async fn apply(&self, _known: &Outputs, watch: &Watch) -> Result<Outputs> {
         watch.say("etcd's log of its first start tells why; it begins anew".to_owned());
-        let runs = self.machine.unit(UNIT).await?.active == "active";
+        let runs = self.machine.unit(UNIT).await?.runs();
         if runs {
             self.machine.unit_do(UNIT, UnitVerb::Stop).await?;
         }
         made::undo(self.machine.as_ref(), &Made::Pods).await?;
-        made::undo(self.machine.as_ref(), &Made::Filled { path: self.data.clone() }).await?;
+        made::undo(self.machine.as_ref(), &Made::Filled { path: self.data.clone(), mode: None }).await?;
         if runs {
             self.machine.unit_do(UNIT, UnitVerb::Start).await?;
         }
@@ -119,8 +149,42 @@ mod tests {
     async fn an_etcd_that_answers_or_did_not_panic_keeps_it() {
         let starts = "2026-01-01T00:00:00Z stderr F {\"level\":\"info\",\"msg\":\"opened backend db\"}\n";
         for (log, answers) in [(PANIC, true), (starts, false), (starts, true)] {
-            let (_, step) = machine(log, answers);
+            let (fake, step) = machine(log, answers);
+            fake.put("/var/log/pods/kube-system_etcd-x_1/etcd/0.log", starts);
             assert!(matches!(step.check(&Outputs::none()).await.unwrap(), Status::Ready(_)), "{log} {answers}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_etcd_that_was_just_started_again_is_waited_for() {
+        let starts = "2026-01-01T00:00:00Z stderr F {\"level\":\"info\",\"msg\":\"opened backend db\"}\n";
+        for panics in [true, false] {
+            let (fake, step) = machine(PANIC, false);
+            fake.put("/var/log/pods/kube-system_etcd-x_1/etcd/2.log", starts);
+            let begin = Instant::now();
+            // Told at the third question.
+            let asked = Arc::new(Mutex::new(0));
+            fake.on_probe(move |machine, _| {
+                *asked.lock().unwrap() += 1;
+                let third = *asked.lock().unwrap() == 3;
+                if third && panics {
+                    machine.put("/var/log/pods/kube-system_etcd-x_1/etcd/2.log", PANIC);
+                }
+                async move { (third && !panics).then(|| (200, "ok".to_owned())) }.boxed()
+            });
+            let wanted = if panics { Status::Missing } else { Status::Ready(Outputs::none()) };
+            assert_eq!(step.check(&Outputs::none()).await.unwrap(), wanted);
+            assert!(begin.elapsed() < STARTS);
+        }
+    }
+
+    #[tokio::test]
+    async fn where_neither_comes_only_one_that_says_nothing_is_in_vain() {
+        for (last, wanted) in [("2026-01-01T00:00:00Z stderr F starting\n", false), ("", true)] {
+            let (fake, step) = machine(PANIC, false);
+            fake.put("/var/log/pods/kube-system_etcd-x_1/etcd/2.log", last);
+            let step = Afresh { patience: Duration::from_millis(200), ..step };
+            assert_eq!(step.check(&Outputs::none()).await.unwrap() == Status::Missing, wanted, "{last:?}");
         }
     }
 }

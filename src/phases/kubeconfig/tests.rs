@@ -69,6 +69,15 @@ async fn the_kubelet_finds_its_rotating_certificate() {
 }
 
 #[tokio::test]
+async fn a_file_to_which_a_killed_run_gave_no_name_yet_goes() {
+    let machine = FakeMachine::new();
+    let unnamed = format!("{KUBELET_PKI}/.kubelet-client-2026-01-02-03-04-05.pem.kprov-new");
+    machine.put(&unnamed, "what a killed run left");
+    run(&plan(&machine)).await.unwrap();
+    assert!(machine.meta(&unnamed).unwrap().is_none());
+}
+
+#[tokio::test]
 async fn what_the_kubelets_directory_grows_is_taken_back_with_it() {
     let machine = FakeMachine::new();
     let plan = plan(&machine);

@@ -60,7 +60,7 @@ impl Step for Replace {
     }
 
     async fn apply(&self, known: &Outputs, watch: &Watch) -> Result<Outputs> {
-        let runs = self.machine.meta(&self.path)?.is_some() && self.machine.unit(UNIT).await?.active == "active";
+        let runs = self.machine.meta(&self.path)?.is_some() && self.machine.unit(UNIT).await?.runs();
         if runs {
             watch.say(format!("the kubelet is started again, to run the new {}", self.path));
             self.machine.unit_do(UNIT, UnitVerb::Stop).await?;

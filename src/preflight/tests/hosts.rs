@@ -150,17 +150,31 @@ async fn a_host_name_of_64_characters() {
         "{long:?} cannot be a node's name: it has 64 characters, and its label kubernetes.io/hostname takes 63 => a shorter one: --node-name NAME"
     );
     assert_eq!(said(|m| m.put("/proc/sys/kernel/hostname", format!("{long}\n"))).await, [wanted]);
+    let no_dns_name = said(|m| m.put("/proc/sys/kernel/hostname", "my_host\n")).await;
+    assert!(
+        matches!(no_dns_name.as_slice(), [one] if one.contains("my_host") && one.ends_with("--node-name NAME")),
+        "{no_dns_name:?}"
+    );
 }
 
 #[tokio::test]
-async fn a_read_only_usr() {
-    let mounts =
-        "/dev/sda1 / ext4 rw 0 0\n/dev/sda2 /usr ext4 ro,relatime 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n";
-    assert_eq!(
-        said(|m| m.put("/proc/self/mounts", mounts)).await,
-        ["error [ReadOnly--usr] the file system at /usr is read-only, and kprov writes into /usr/bin, \
-          /usr/libexec/kubernetes, /usr/local/bin => mount -o remount,rw /usr"]
-    );
+async fn a_read_only_file_system() {
+    for (at, dirs) in [
+        ("/usr", "/usr/bin, /usr/libexec/kubernetes, /usr/local/bin"),
+        ("/etc", "/etc/cni, /etc/kubernetes, /etc/systemd/system"),
+        ("/opt", "/opt/cni/bin"),
+        ("/var", "/var/lib"),
+    ] {
+        let mounts = format!(
+            "/dev/sda1 / ext4 rw 0 0\n/dev/sda2 {at} ext4 ro,relatime 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n"
+        );
+        let wanted = format!(
+            "error [ReadOnly-{}] the file system at {at} is read-only, and kprov writes into {dirs} => \
+             mount -o remount,rw {at}",
+            at.replace('/', "-")
+        );
+        assert_eq!(said(|m| m.put("/proc/self/mounts", mounts)).await, [wanted]);
+    }
 }
 
 #[tokio::test]

@@ -98,53 +98,70 @@ pub(super) fn share(from: &str, to: &str, mode: u32) -> anyhow::Result<()> {
 
 /// Lets `fill` write a file beside `path`, then puts it in its place, all of it synced.
 fn replace(path: &str, mode: u32, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
-    let beside = beside(path);
     let result = (|| {
-        // One left by a run that was killed is ours to replace.
-        there(fs::remove_file(&beside))?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-        fill(&mut file)?;
-        file.set_permissions(Permissions::from_mode(mode))?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
+        stage(path, mode, fill)?.sync_all()?;
+        fs::rename(beside(path), path)?;
         sync_dir_of(path)
     })();
     if result.is_err() {
-        let _ = fs::remove_file(&beside);
+        let _ = fs::remove_file(beside(path));
     }
     result
 }
 
+/// Lets `fill` write a file beside `path`; it is not synced yet.
+pub(super) fn stage(path: &str, mode: u32, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<File> {
+    let beside = beside(path);
+    // One left by a run that was killed is ours to replace.
+    there(fs::remove_file(&beside))?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    fill(&mut file)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    Ok(file)
+}
+
 /// Name of the file that is renamed to `path` when it is whole: always the same, so that a killed run's is found again.
-fn beside(path: &str) -> PathBuf {
+pub(super) fn beside(path: &str) -> PathBuf {
     let path = Path::new(path);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.kprov-new"))
 }
 
 pub(super) fn make_dir(path: &str, mode: u32) -> anyhow::Result<()> {
+    if new_dir(path, mode)? {
+        sync_dir_of(path).with_context(|| format!("making the directory {path}"))?;
+    }
+    Ok(())
+}
+
+/// Makes a directory, not synced yet; false where there is one.
+pub(super) fn new_dir(path: &str, mode: u32) -> anyhow::Result<bool> {
     let doing = || format!("making the directory {path}");
     match fs::create_dir(path) {
         Ok(()) => {
             fs::set_permissions(path, Permissions::from_mode(mode)).with_context(doing)?;
-            sync_dir_of(path).with_context(doing)
+            Ok(true)
         }
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             if !fs::metadata(path).with_context(doing)?.is_dir() {
                 bail!("making a directory: a file is there already, {path}");
             }
-            Ok(())
+            Ok(false)
         }
         Err(e) => Err(e).with_context(doing),
     }
 }
 
+/// Makes a link beside `path`.
+pub(super) fn stage_link(path: &str, target: &str) -> io::Result<()> {
+    there(fs::remove_file(beside(path)))?;
+    std::os::unix::fs::symlink(target, beside(path))
+}
+
 pub(super) fn link(path: &str, target: &str) -> anyhow::Result<()> {
-    let beside = beside(path);
     (|| {
-        there(fs::remove_file(&beside))?;
-        std::os::unix::fs::symlink(target, &beside)?;
-        fs::rename(&beside, path)?;
+        stage_link(path, target)?;
+        fs::rename(beside(path), path)?;
         sync_dir_of(path)
     })()
     .with_context(|| format!("linking {path} to {target}"))
@@ -191,7 +208,7 @@ pub(super) fn remove_dir(path: &str) -> anyhow::Result<bool> {
     }
 }
 
-fn sync_dir_of(path: &str) -> io::Result<()> {
+pub(super) fn sync_dir_of(path: &str) -> io::Result<()> {
     let Some(dir) = Path::new(path).parent() else { return Ok(()) };
     match File::open(dir)?.sync_all() {
         // File systems that live in the kernel (cgroups) have nothing to sync.

@@ -27,6 +27,35 @@ fn files_are_written_whole_with_their_mode() {
 }
 
 #[test]
+fn several_things_are_made_in_their_order_or_leave_nothing_half_done() {
+    let (_keep, dir, machine) = place();
+    let [sub, key, crt, link] = ["sub", "key", "crt", "sub/link"].map(|name| format!("{dir}/{name}"));
+    let nowhere = format!("{dir}/none/conf");
+    let file = |path, mode| New::File { path, content: b"x", mode };
+    let all = [
+        New::Dir { path: &sub, mode: 0o700 },
+        file(&key, 0o600),
+        file(&crt, 0o644),
+        New::Link { path: &link, target: "../key" },
+    ];
+    assert!(machine.make_all(&[&all[..], &[file(&nowhere, 0o600)]].concat()).is_err());
+    assert_eq!(machine.list(&dir).unwrap().unwrap(), ["sub"], "none gets its name before all are on the disk");
+    for _ in 0..2 {
+        machine.make_all(&all).unwrap();
+        assert_eq!(machine.list(&dir).unwrap().unwrap(), ["crt", "key", "sub"]);
+        let modes = [&sub, &key, &crt].map(|path| machine.meta(path).unwrap().unwrap().mode);
+        assert_eq!(modes, [0o700, 0o600, 0o644]);
+        assert_eq!(machine.read(&link).unwrap().unwrap(), b"x");
+    }
+    // The second cannot have its name: the first has, and what is beside the others goes.
+    machine.remove(&crt).unwrap();
+    machine.make_dir(&crt, 0o755).unwrap();
+    assert!(machine.make_all(&all).is_err());
+    assert_eq!(machine.list(&dir).unwrap().unwrap(), ["crt", "key", "sub"]);
+    assert_eq!(machine.list(&sub).unwrap().unwrap(), ["link"]);
+}
+
+#[test]
 fn what_a_killed_write_left_goes_with_the_next_one() {
     let (_keep, dir, machine) = place();
     std::fs::write(format!("{dir}/.file.kprov-new"), "half").unwrap();

@@ -31,27 +31,27 @@ async fn a_second_runtime() {
 }
 
 #[tokio::test]
-async fn leftovers_of_k3s() {
-    let installed = |m: &FakeMachine| {
-        for file in ["/usr/local/bin/k3s", "/usr/local/bin/k3s-uninstall.sh", "/var/lib/rancher/k3s/data/x"] {
-            m.put(file, "");
-        }
-        // Its programs and ports are part of it, and not told once more.
-        m.link("/usr/bin/kubelet", "k3s").unwrap();
-        listens(m, 77, "/usr/local/bin/k3s", "0::/system.slice/k3s.service\n");
-    };
-    assert_eq!(
-        said(installed).await,
-        ["error [OtherKubernetes] k3s is installed here: its programs, ports, links and rules are in the way => \
-          /usr/local/bin/k3s-uninstall.sh"]
-    );
-    assert_eq!(
-        said(|m| m.put("/var/lib/rancher/k3s/data/x", "")).await,
-        [
-            "warning [OtherKubernetes] k3s was here and left its data, which kprov leaves alone: /var/lib/rancher/k3s => \
-          rm -rf /var/lib/rancher/k3s"
-        ]
-    );
+async fn leftovers_of_k3s_and_its_sister() {
+    for name in ["k3s", "rke2"] {
+        let (program, data) = (format!("/usr/local/bin/{name}"), format!("/var/lib/rancher/{name}"));
+        let (uninstall, inside) = (format!("{program}-uninstall.sh"), format!("{data}/server/x"));
+        let installed = |m: &FakeMachine| {
+            [&program, &uninstall, &inside].into_iter().for_each(|file| m.put(file, ""));
+            if name == "k3s" {
+                // Its programs and ports are part of it, and not told once more.
+                m.link("/usr/bin/kubelet", "k3s").unwrap();
+                listens(m, 77, "/usr/local/bin/k3s", "0::/system.slice/k3s.service\n");
+            }
+        };
+        let error = format!(
+            "error [OtherKubernetes] {name} is installed here: its programs, ports, links and rules are in the way => {uninstall}"
+        );
+        assert_eq!(said(installed).await, [error]);
+        let warning = format!(
+            "warning [OtherKubernetes] {name} was here and left its data, which kprov leaves alone: {data} => rm -rf {data}"
+        );
+        assert_eq!(said(|m| m.put(&inside, "")).await, [warning]);
+    }
 }
 
 #[tokio::test]
