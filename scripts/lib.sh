@@ -13,7 +13,7 @@ KUBERNETES="${KUBERNETES:-v1.36.3}"
 # Checkouts share what is built of dependencies. Of our own packages cargo tells two checkouts apart by the times of
 # their files alone, which may take one's objects for the other's: another checkout than the last one builds them anew.
 if [ "$(cat "$CARGO_TARGET_DIR/checkout" 2>/dev/null)" != "$PWD" ]; then
-    rm -rf "$CARGO_TARGET_DIR"/{debug,release,*/debug,*/release}/.fingerprint/kprov*
+    rm -rf "$CARGO_TARGET_DIR"/{debug,release,hostile,*/debug,*/release}/.fingerprint/kprov*
     mkdir -p "$CARGO_TARGET_DIR"
     echo "$PWD" >"$CARGO_TARGET_DIR/checkout"
 fi

@@ -190,9 +190,17 @@ impl Api {
         let labels = json!({"kubernetes.io/hostname": name});
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
         let url = format!("{}/api/v1/nodes", self.url());
-        let answer = client.post(url).json(&node).send().await.unwrap_or_else(|e| panic!("registering {name}: {e:?}"));
-        let status = answer.status().as_u16();
-        assert!(matches!(status, 201 | 409), "registering {name}: {status} {}", answer.text().await.unwrap());
+        // The server takes the CA of its clients a moment after its own certificate.
+        let since = Instant::now();
+        loop {
+            let failed = match client.post(&url).json(&node).send().await {
+                Ok(answer) if matches!(answer.status().as_u16(), 201 | 409) => return,
+                Ok(answer) => format!("{} {}", answer.status(), answer.text().await.unwrap_or_default()),
+                Err(e) => format!("{e:?}"),
+            };
+            assert!(since.elapsed() < Duration::from_secs(90), "registering {name}: {failed}\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// All objects.

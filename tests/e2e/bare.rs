@@ -10,6 +10,7 @@ use crate::image;
 use crate::kubectl::{Kubectl, name, ready, wait};
 use crate::remote::Remote;
 use crate::tree::Tree;
+use crate::watch::Watch;
 use crate::{secrets, tls};
 
 /// How long nodes and system pods may take until they are Ready.
@@ -31,11 +32,18 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     tls::joiner(host, &worker, &addresses.1)?;
     clock.lap("join turns away from TLS 1.1");
 
+    secrets::dry_run(&cp)?;
+    clock.lap("init --dry-run with a token");
+
+    let watch = Watch::start();
     let joining = cp.run("/root/kprov init 2>&1")?;
     clock.lap("init");
     let line = join_line(&joining)?;
     let planned = worker.run(&format!("/root/kprov join {line} --dry-run 2>&1"))?;
     clock.lap("join --dry-run");
+    fails_closed(&worker, &line)?;
+    Tree::of(&worker, &addresses.1)?.same_as(&before.1).context("the worker after joins that were refused")?;
+    clock.lap("join turns away from a wrong hash and a wrong token, and leaves nothing");
     let joined = worker.run(&format!("/root/kprov join {line} 2>&1"))?;
     clock.lap("join");
     let kubectl = Kubectl(cp.clone());
@@ -44,15 +52,16 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     again_changes_nothing(&cp)?;
     join_again_changes_nothing(&kubectl, &worker, &line)?;
     clock.lap("init and join again, nothing to do");
+    let seen = watch.end(&["/root/kprov init", "/root/kprov join "])?;
     let token = line.split(' ').skip_while(|word| *word != "--token").nth(1).context("no token in the join line")?;
     let dry = cp.run("/root/kprov init --dry-run 2>&1; /root/kprov reset --force --dry-run 2>&1")?;
-    let said = unasked(&joining) + &planned + &joined + &dry + &kubectl.run("get events -A -o json")?;
+    let said = unasked(&joining) + &planned + &joined + &dry + &kubectl.run("get events -A -o json")? + &seen;
     for (machine, address, before) in [(&cp, &addresses.0, &before.0), (&worker, &addresses.1, &before.1)] {
         secrets::check(machine, before, &Tree::of(machine, address)?, token, &said)?;
     }
     clock.lap("modes and owners of all new files; no secret in the open");
-    tls::servers(&addresses.0, tls::CONTROL_PLANE)?;
-    tls::servers(&addresses.1, tls::WORKER)?;
+    wait(READY, || tls::servers(&addresses.0, tls::CONTROL_PLANE))?;
+    wait(READY, || tls::servers(&addresses.1, tls::WORKER))?;
     clock.lap("no port speaks TLS 1.1");
 
     let nodes = (machines.hostname("cp-1"), machines.hostname("worker-1"));
@@ -63,10 +72,9 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     power_cut(&mut machines, &kubectl, &nodes)?;
     clock.lap("power cut of the worker, its pod is back");
 
-    for machine in [&worker, &cp] {
-        machine.run("/root/kprov reset --force 2>&1")?;
-    }
-    clock.lap("reset of both");
+    reset_while_queued(&worker)?;
+    cp.run("/root/kprov reset --force 2>&1")?;
+    clock.lap("reset of both, of one whose kubelet was about to be started by its boot");
     Tree::of(&worker, &addresses.1)?.same_as(&before.1).context("the worker after its reset")?;
     Tree::of(&cp, &addresses.0)?.same_as(&before.0).context("the control plane after its reset")?;
     clock.lap("both as before");
@@ -75,6 +83,26 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     secrets::unsaid(&secrets::secrets(&|command| cp.run(command), None)?, &unasked(&events))?;
     kubectl.wait_all_ready(1, READY)?;
     clock.lap("init again as JSON without a secret, Ready");
+    Ok(())
+}
+
+/// A reset right after a boot: the kubelet's start is queued behind another unit's, which is over in the middle of the
+/// reset. The kubelet does not start.
+fn reset_while_queued(machine: &Remote) -> anyhow::Result<()> {
+    machine.run(
+        "systemctl stop kubelet && cd /run/systemd/system && mkdir kubelet.service.d && \
+         printf '[Unit]\nAfter=slow.service\n[Service]\nExecStartPre=/bin/touch /run/started\n' >kubelet.service.d/slow.conf && \
+         printf '[Service]\nType=oneshot\nTimeoutStartSec=60\nExecStart=/bin/sh -c \
+         \"while pgrep -x kube-proxy; do sleep 0.02; done\"\n' >slow.service && \
+         systemctl daemon-reload && systemctl start --no-block slow.service kubelet.service",
+    )?;
+    let jobs = machine.run("systemctl list-jobs")?;
+    ensure!(jobs.contains("kubelet.service"), "the kubelet's start is not queued, this is no test:\n{jobs}");
+    machine.run("/root/kprov reset --force 2>&1")?;
+    let slow = machine.run("systemctl is-active slow.service || true")?;
+    ensure!(slow.trim() == "inactive", "what the kubelet waits for is {}, this is no test", slow.trim());
+    machine.run("test ! -e /run/started").context("the kubelet was started in the middle of a reset")?;
+    machine.run("cd /run/systemd/system && rm -r kubelet.service.d slow.service && systemctl daemon-reload")?;
     Ok(())
 }
 
@@ -88,6 +116,27 @@ fn unasked(said: &str) -> String {
 pub fn join_line(said: &str) -> anyhow::Result<String> {
     let line = said.lines().find_map(|line| line.trim().strip_prefix("kprov join "));
     line.map(str::to_owned).with_context(|| format!("init prints no join line:\n{said}"))
+}
+
+/// With a wrong hash of the CA, and with a wrong secret half of the token: one clear error, and nothing else.
+fn fails_closed(worker: &Remote, line: &str) -> anyhow::Result<()> {
+    // The last digit becomes another one.
+    let other = |word: &str| {
+        let (start, last) = word.split_at(word.len() - 1);
+        format!("{start}{}", if last == "0" { "1" } else { "0" })
+    };
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let after = |flag: &str| words.iter().skip_while(|word| **word != flag).nth(1).copied();
+    let hash = after("--discovery-token-ca-cert-hash").context("no hash in the join line")?;
+    let token = after("--token").context("no token in the join line")?;
+    for (right, error) in [(hash, "the CA hash does not match"), (token, "was not made with the secret half")] {
+        let wrong = line.replace(right, &other(right));
+        let output = worker.output(&format!("/root/kprov join {wrong} 2>&1"))?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.code() == Some(1), "join with something wrong ends with {}:\n{said}", output.status);
+        ensure!(said.contains(error), "join does not say {error:?}:\n{said}");
+    }
+    Ok(())
 }
 
 /// kprov and the bundle, beside each other, as a user would bring them.

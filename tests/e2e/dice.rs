@@ -32,6 +32,37 @@ impl Dice {
     }
 }
 
+/// A command that is interrupted again and again, at moments within the time that it takes.
+pub struct Aim {
+    /// Its name.
+    pub what: &'static str,
+    /// How often it was met before its end.
+    pub times: u64,
+    span: Duration,
+}
+
+impl Aim {
+    /// It takes about so many seconds.
+    pub fn new(what: &'static str, seconds: u64) -> Self {
+        Self { what, times: 0, span: Duration::from_secs(seconds) }
+    }
+
+    /// The next moment.
+    pub fn moment(&self, dice: &mut Dice) -> Duration {
+        dice.within(self.span)
+    }
+
+    /// It was met.
+    pub fn met(&mut self) {
+        self.times += 1;
+    }
+
+    /// It had ended by then: the next moments come before.
+    pub fn ended(&mut self, after: Duration) {
+        self.span = after.mul_f64(0.9);
+    }
+}
+
 /// How many tries of a kind: KPROV_TEST_KILLS, which `make soak` sets, else so many.
 pub fn tries(few: u64) -> u64 {
     number("KPROV_TEST_KILLS").unwrap_or(few)

@@ -114,6 +114,13 @@ impl Disk {
     fn again(&self) -> anyhow::Result<()> {
         // The last processes of a machine may still be on their way out.
         wait(Duration::from_secs(30), || run("umount", &[text(&self.at)?]))?;
+        // Whoever copied this host's mounts meanwhile, for a namespace of his own, still has it: stopped, as it is for all.
+        wait(Duration::from_secs(60), || {
+            let output = Command::new("losetup").args(["-j", text(&self.file)?]).output().context("running losetup")?;
+            let left = String::from_utf8_lossy(&output.stdout).into_owned();
+            ensure!(left.trim().is_empty(), "another mount namespace holds the disk of power cuts: {left}");
+            Ok(())
+        })?;
         self.mount()
     }
 }

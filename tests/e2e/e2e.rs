@@ -25,6 +25,7 @@ mod kills;
 mod kubectl;
 #[path = "../left_out/mod.rs"]
 mod left_out;
+mod modes;
 mod odd;
 mod power;
 mod qemu;
@@ -34,6 +35,7 @@ mod tls;
 mod tree;
 mod twins;
 mod up;
+mod watch;
 
 /// What the oracle reads and compares with, here for machines.
 #[path = "../oracle"]

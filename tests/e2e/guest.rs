@@ -1,5 +1,5 @@
-//! A Debian of its own in qemu: cgroup v2, systemd as PID 1, a kernel with modules, systemd-networkd. It joins the
-//! cluster of a machine of this host, runs pods, is restarted, and is reset.
+//! A Debian of its own in qemu: cgroup v2, systemd as PID 1, a kernel with modules, swap of its own, systemd-networkd. It
+//! joins the cluster of a machine of this host with `--fix`, runs pods, is restarted, and is reset.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -24,6 +24,9 @@ const MEMORY: u32 = 3072;
 /// nft with its libraries, brought there to look at the packet filter: a bare Debian has none.
 const NFT: &str = "/root/nft/loader --library-path /root/nft /root/nft/nft";
 
+/// What another tool left, which containerd would take for the pods' network before flannel's.
+const STALE: &str = "/etc/cni/net.d/05-old.conflist";
+
 /// The scenario.
 pub fn joins(host: &Host) -> anyhow::Result<()> {
     let mut clock = Clock::new();
@@ -38,6 +41,10 @@ pub fn joins(host: &Host) -> anyhow::Result<()> {
     bring_nft(host, &worker)?;
     // Modules stay loaded after a reset, and with them their settings: those are to be the kernel's own again.
     worker.run("modprobe -a br_netfilter nf_conntrack")?;
+    worker.run(&format!(
+        "fallocate -l 64M /swapfile && chmod 600 /swapfile && mkswap /swapfile >/dev/null && swapon /swapfile && \
+         mkdir -p /etc/cni/net.d && echo '{{}}' > {STALE}"
+    ))?;
     let before = Tree::there(&worker, NFT)?;
     worker.run("modprobe -r br_netfilter nf_conntrack")?;
     clock.lap("kprov and the bundle are there, the guest is looked at");
@@ -45,9 +52,8 @@ pub fn joins(host: &Host) -> anyhow::Result<()> {
     let joining = cp.run("/root/kprov init 2>&1")?;
     let line = joining.lines().find_map(|line| line.trim().strip_prefix("kprov join ")).context("no join line")?;
     clock.lap("init");
-    let said = worker.run(&format!("/root/kprov join {line} 2>&1"))?;
-    println!("{said}");
-    clock.lap("join");
+    fixed_join(&worker, line)?;
+    clock.lap("join --fix");
     let kubectl = Kubectl(cp.clone());
     kubectl.wait_all_ready(2, SLOW)?;
     clock.lap("all nodes and system pods Ready");
@@ -75,10 +81,31 @@ pub fn joins(host: &Host) -> anyhow::Result<()> {
     clock.lap("its pods are back");
 
     println!("{}", worker.run("/root/kprov reset --force 2>&1")?);
+    ensure!(swap_is_on(&worker)?, "reset has not turned swap on again");
     clock.lap("reset");
-    Tree::there(&worker, NFT)?.same_as(&before).context("the guest after its reset")?;
+    let swaps = [("hash /swapfile*", "the kernel swaps into it")];
+    Tree::there(&worker, NFT)?.same_but(&before, &swaps).context("the guest after its reset")?;
     clock.lap("as before");
     Ok(())
+}
+
+/// Joins with `--fix`: without consent it lists what it would mend and changes nothing.
+fn fixed_join(worker: &Remote, line: &str) -> anyhow::Result<()> {
+    let asked = worker.output(&format!("/root/kprov join {line} --fix 2>&1 </dev/null"))?;
+    let said = String::from_utf8_lossy(&asked.stdout).into_owned();
+    ensure!(asked.status.code() == Some(2), "join --fix without consent: {}\n{said}", asked.status);
+    ensure!(said.contains("/swapfile") && said.contains(STALE), "join --fix does not list what it mends:\n{said}");
+    ensure!(swap_is_on(worker)? && worker.run(&format!("cat {STALE}"))?.trim() == "{}", "changed without consent");
+
+    println!("{}", worker.run(&format!("/root/kprov join {line} --fix --yes 2>&1"))?);
+    ensure!(!swap_is_on(worker)?, "join --fix has not turned swap off");
+    worker.run(&format!("test ! -e {STALE}")).context("join --fix has not moved the stale CNI configuration away")?;
+    Ok(())
+}
+
+/// The kernel itself says whether it swaps.
+fn swap_is_on(worker: &Remote) -> anyhow::Result<bool> {
+    Ok(worker.run("cat /proc/swaps")?.contains("/swapfile"))
 }
 
 /// The Service of the guest's pod answers on the control plane's own host, not only in pods.

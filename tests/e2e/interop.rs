@@ -122,7 +122,8 @@ fn twins(machines: &Bare<'_>, cp: &Remote, worker: &Remote) -> anyhow::Result<St
     for machine in [cp, worker] {
         settled(&Kubectl(machine.clone()))?;
     }
-    same(&theirs, &ours)?;
+    // Controllers and flannel go on writing after init has returned: a difference is one that stays.
+    wait(READY, || same(&theirs, &ours))?;
     Ok(line)
 }
 

@@ -42,7 +42,11 @@ impl Kubectl {
                 bail!("node {} is not Ready", name(node));
             }
             let pods = self.get("pods --all-namespaces")?;
-            if let Some(pod) = items(&pods).iter().find(|pod| !ready(pod)) {
+            // A Job's pod that is done stays for a while.
+            let done = |pod: &Value| {
+                pod["status"]["phase"] == "Succeeded" && pod["metadata"]["ownerReferences"][0]["kind"] == "Job"
+            };
+            if let Some(pod) = items(&pods).iter().find(|pod| !ready(pod) && !done(pod)) {
                 bail!("pod {} is not Ready: {}", name(pod), pod["status"]);
             }
             Ok(())

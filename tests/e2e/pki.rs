@@ -19,8 +19,11 @@ use kprov_providers::{Events, Machine};
 /// Only its version matters here.
 const BUNDLE: &str = include_str!("../golden/bundle.json");
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
+    kprov::engine::runtime()?.block_on(work())
+}
+
+async fn work() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [config, journal] = args.as_slice() else { bail!("usage: pki CONFIG JOURNAL") };
     let bundle: Manifest = serde_json::from_str(BUNDLE)?;

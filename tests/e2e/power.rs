@@ -3,19 +3,24 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
 use crate::bare::{bring, join_line};
-use crate::dice::{Dice, tries};
+use crate::dice::{Aim, Dice, tries};
 use crate::disk::Disk;
 use crate::host::{Bare, Clock, Host};
 use crate::image;
+use crate::kills::whole;
 use crate::kubectl::{Kubectl, ready, wait};
 use crate::remote::Remote;
+use crate::tree::Tree;
 
 const READY: Duration = Duration::from_secs(180);
 const MACHINES: [&str; 2] = ["cp-1", "worker-1"];
+
+/// Rounds more, at most, until each command was met at least once: a moment may come after a command's end.
+const MORE: u64 = 4;
 
 /// The scenario. A round cuts init and join; before the next one both resets are cut as well.
 pub fn run(host: &Host) -> anyhow::Result<()> {
@@ -28,9 +33,12 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
 
 fn cuts(host: &Host, disk: &Disk, machines: &mut Bare<'_>, dice: &mut Dice) -> anyhow::Result<()> {
     let mut clock = Clock::new();
-    for machine in MACHINES {
-        bring(host, &machines.remote(machine)?)?;
-        machines.remote(machine)?.run("sync")?;
+    let mut before = Vec::new();
+    for name in MACHINES {
+        let machine = machines.remote(name)?;
+        bring(host, &machine)?;
+        machine.run("sync")?;
+        before.push((name, Tree::of(&machine, &machines.address(name)?)?));
     }
     let archive = host.state("power-probe.tar");
     image::write(&host.probe, &archive)?;
@@ -38,31 +46,44 @@ fn cuts(host: &Host, disk: &Disk, machines: &mut Bare<'_>, dice: &mut Dice) -> a
     clock.lap("an unsynced write is lost");
     half_taken_in(&machines.remote("cp-1")?)?;
     clock.lap("init again where containerd had half a blob, of zeros; reset");
-    let rounds = tries(1);
-    for round in 1..=rounds {
-        let said = cut_during(disk, machines, "cp-1", "init", 9, dice)?;
+    let mut init = Aim::new("init", 8);
+    let mut join = Aim::new("join", 8);
+    let mut reset = Aim::new("reset", 2);
+    let rounds = tries(2);
+    for round in 1..=rounds + MORE {
+        let said = cut(&mut init, disk, machines, "cp-1", "init", dice)?;
         let line = join_line(&said)?;
         let cp = machines.remote("cp-1")?;
         cp.upload(&archive, "/root/probe.tar", "644")?;
         // The cut that meets the worker's join meets this node too.
         cp.run("/root/kprov image load /root/probe.tar 2>&1")?;
-        cut_during(disk, machines, "worker-1", &format!("join {line}"), 9, dice)?;
+        cut(&mut join, disk, machines, "worker-1", &format!("join {line}"), dice)?;
         let kubectl = Kubectl(cp.clone());
-        kubectl.wait_all_ready(2, READY)?;
-        let again = cp.run("/root/kprov init 2>&1")?;
-        ensure!(again.contains("nothing to do"), "init again does not say that there is nothing to do:\n{again}");
+        whole(&cp, &machines.remote("worker-1")?, &kubectl)?;
         image_is_whole(&kubectl, &machines.hostname("cp-1"))?;
         clock.lap(&format!("round {round}: init and join, each cut off its power and run again; an image survives"));
         for machine in MACHINES {
             empty_certificates(&kubectl, &machines.remote(machine)?, &machines.hostname(machine))?;
         }
         clock.lap("kubelets start with certificates that a power cut has emptied");
-        if round < rounds {
-            for machine in ["worker-1", "cp-1"] {
-                cut_during(disk, machines, machine, "reset --force", 4, dice)?;
-            }
-            clock.lap("both resets, each cut off its power and run again");
+        let met = [&init, &join, &reset].iter().all(|aim| aim.times > 0);
+        if round >= rounds && met {
+            break;
         }
+        for machine in ["worker-1", "cp-1"] {
+            cut(&mut reset, disk, machines, machine, "reset --force", dice)?;
+        }
+        for (name, before) in &before {
+            let machine = machines.remote(name)?;
+            machine.run("rm -f /root/probe.tar")?;
+            let after = Tree::of(&machine, &machines.address(name)?)?;
+            after.same_as(before).with_context(|| format!("{name} after its reset"))?;
+        }
+        clock.lap("both resets, each cut off its power and run again; both as before");
+    }
+    for aim in [&init, &join, &reset] {
+        println!("  {}: cut off {} times", aim.what, aim.times);
+        ensure!(aim.times > 0, "{} was never cut off: it always ended before", aim.what);
     }
     Ok(())
 }
@@ -85,7 +106,9 @@ fn half_taken_in(machine: &Remote) -> anyhow::Result<()> {
         "(setsid /root/kprov init >/dev/null 2>&1 </dev/null &); \
          for n in $(seq 6000); do \
              half=$(find /var/lib/containerd/io.containerd.content.v1.content/ingest -name data -size +20M 2>/dev/null | head -n 1); \
-             test -n \"$half\" && break; sleep 0.005; done; \
+             if test -n \"$half\"; then \
+                 pkill -STOP -x containerd; test -s \"$half\" && break; pkill -CONT -x containerd; fi; \
+             sleep 0.005; done; \
          pkill -9 -x kprov; pkill -9 -x ctr; pkill -9 -x containerd; systemctl stop containerd; \
          test -s \"$half\" && dd if=/dev/zero of=\"$half\" bs=1M seek=3 count=5 conv=notrunc status=none",
     )?;
@@ -94,21 +117,30 @@ fn half_taken_in(machine: &Remote) -> anyhow::Result<()> {
     machine.run("/root/kprov reset --force 2>&1").map(drop)
 }
 
-/// Starts a command, cuts the power at some moment, and runs the same command again.
-fn cut_during(
+/// Starts a command, cuts the power at some moment, and runs the same command again; what that says.
+fn cut(
+    aim: &mut Aim,
     disk: &Disk,
     machines: &mut Bare<'_>,
     machine: &str,
     command: &str,
-    seconds: u64,
     dice: &mut Dice,
 ) -> anyhow::Result<String> {
-    let moment = dice.within(Duration::from_secs(seconds));
+    let moment = aim.moment(dice);
     let remote = machines.remote(machine)?;
     // Detached, because the session goes with the machine.
-    remote.run(&format!("(setsid /root/kprov {command} >/dev/null 2>&1 </dev/null &) ; true"))?;
+    remote.run(&format!(
+        "rm -f /run/ended; (setsid sh -c 'start=$(date +%s%N); /root/kprov {command} >/run/said 2>&1; \
+         echo $? $(( ($(date +%s%N) - start) / 1000000 )) >/run/ended' </dev/null >/dev/null 2>&1 &) ; true"
+    ))?;
     let start = Instant::now();
     std::thread::sleep(moment.saturating_sub(start.elapsed()));
+    let ended = remote.run("cat /run/ended 2>/dev/null || true")?;
+    match ended.trim() {
+        "" => aim.met(),
+        code if code.starts_with("0 ") => aim.ended(took(code).unwrap_or(moment).min(moment)),
+        code => bail!("kprov {command} ended with {code}:\n{}", remote.run("cat /run/said")?),
+    }
     disk.cut(machines, &MACHINES)?;
     if machine != "cp-1" {
         // The control plane was cut off as well, and is on its way back.
@@ -117,6 +149,11 @@ fn cut_during(
     }
     let what = || format!("kprov {command} again, after a power cut in second {:.3}", moment.as_secs_f64());
     remote.run(&format!("/root/kprov {command} 2>&1")).with_context(what)
+}
+
+/// How long a command took, of what [`cut`] has it write: its code and milliseconds.
+fn took(ended: &str) -> Option<Duration> {
+    ended.split_whitespace().nth(1)?.parse().ok().map(Duration::from_millis)
 }
 
 /// A pod of the image that was loaded before the cut runs: its program is not empty.

@@ -1,61 +1,26 @@
-//! Every file that init and join leave has the mode and owner that it should have, and no secret is where others look.
-
-use std::path::Path;
+//! No secret is where others look: in processes, journals, logs, events, units, files that others may read, and in what
+//! kprov says. Modes and owners of what init and join leave are [`modes`]'.
 
 use anyhow::{Context, ensure};
 
+use crate::modes;
 use crate::remote::Remote;
 use crate::tree::Tree;
 
-/// New files: a pattern (`*` stands for anything), the type and mode that all of them must have, and why that is right
-/// where it is not plain. The first pattern that fits counts. All belong to root unless the pattern says otherwise.
-const FILES: &[(&str, &str)] = &[
-    ("/etc/kubernetes", "d 755"),
-    ("/etc/kubernetes/pki", "d 755"),
-    ("/etc/kubernetes/pki/etcd", "d 755"),
-    ("/etc/kubernetes/pki/*.key", "f 600"),
-    ("/etc/kubernetes/pki/sa.pub", "f 600"),
-    ("/etc/kubernetes/pki/*.crt", "f 644"),
-    ("/etc/kubernetes/*.conf", "f 600"),
-    ("/etc/kubernetes/manifests", "d 700|d 755"),
-    ("/etc/kubernetes/manifests/*.yaml", "f 600"),
-    ("/var/lib/kprov", "d 755"),
-    ("/var/lib/kubelet", "d 700"),
-    ("/var/lib/containerd", "d 700|d 711"),
-    ("/var/lib/cni", "d 700|d 755"),
-    ("/etc/cni/net.d", "d 700|d 755"),
-    ("/var/log/pods", "d 750|d 755"),
-    ("/var/lib/kprov/journal.jsonl", "f 600"),
-    ("/var/lib/etcd", "d 700"),
-    ("/var/lib/kubelet/pki/*.pem", "f 600|l 777"),
-    ("/var/lib/kubelet/pki/kubelet.key", "f 600"),
-    ("/var/lib/kubelet/pki/kubelet.crt", "f 644"),
-    ("/var/lib/kubelet/config.yaml", "f 644"),
-    ("/var/lib/kubelet/instance-config.yaml", "f 644"),
-    ("/var/lib/kubelet/kubeadm-flags.env", "f 644"),
-];
-
-/// Nobody but root comes in here, so what the kubelet opens for its containers' own users is open to them alone.
-const CLOSED: &str = "/var/lib/kubelet/pods/*";
-
-/// Places of others' programs, which make their files as they see fit; nothing there may be written by everybody.
-const OTHERS: &[&str] = &[
-    "/var/lib/containerd/*",
-    "/var/lib/kubelet/*",
-    "/var/lib/etcd/*",
-    "/var/lib/cni/*",
-    "/var/log/pods*",
-    "/var/log/containers*",
-    "/run/*",
-];
-
-/// Where secrets must not be: what any user may read, and what is kept, sent on or shown.
+/// Where secrets must not be: what any user may read, and what is kept, sent on or shown. Processes are those of this
+/// moment; [`Watch`](crate::watch::Watch) sees those of the whole time. No other file system is entered: below /run those
+/// are containers' own, and others do not come there. Nor do they come into directories that are closed to them, nor is
+/// anything in the bundle that not every machine has alike.
 const SEARCH: &str = r#"
 cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\0' '\n' | sed 's/^/process: /'
 sed 's/^/journal of kprov: /' /var/lib/kprov/journal.jsonl
 journalctl --no-pager -o cat 2>/dev/null | sed 's/^/log: /'
 find /etc/systemd /run/systemd/system /run/systemd/transient -type f -exec sed 's/^/unit: /' {} + 2>/dev/null
 find /etc -xdev -type f -perm /044 -exec sed 's/^/readable by all: /' {} + 2>/dev/null
+for top in /run /tmp /root /var/lib/kprov; do
+    find $top -xdev -type d ! -perm /011 -prune -o -path /var/lib/kprov/bundle -prune -o \
+        -type f -perm /044 -exec sed "s|^|readable in $top: |" {} + 2>/dev/null
+done
 find /var/log -type f -exec sed 's/^/log file: /' {} + 2>/dev/null
 "#;
 
@@ -67,31 +32,51 @@ for key in /etc/kubernetes/pki/*.key /etc/kubernetes/pki/etcd/*.key; do
 done
 for conf in /etc/kubernetes/*.conf; do sed -n 's/.*client-key-data: //p' "$conf" | cut -c 80-140; done
 for pem in /var/lib/kubelet/pki/*.pem /var/lib/kubelet/pki/*.key; do sed -n '/PRIVATE KEY/{n;p}' "$pem"; done
-[ ! -f /etc/kubernetes/admin.conf ] || kubectl --kubeconfig /etc/kubernetes/admin.conf --namespace kube-system get secrets \
-    --field-selector type=bootstrap.kubernetes.io/token -o 'jsonpath={range .items[*]}{.data.token-secret}{"\n"}{end}' |
-    while read -r coded; do echo "$coded" | base64 -d; echo; done
-true
+[ -f /etc/kubernetes/admin.conf ] || exit 0
+tokens=$(kubectl --kubeconfig /etc/kubernetes/admin.conf --namespace kube-system get secrets \
+    --field-selector type=bootstrap.kubernetes.io/token -o 'jsonpath={range .items[*]}{.data.token-secret}{"\n"}{end}')
+[ -n "$tokens" ] || { echo 'no bootstrap token is listed' >&2; exit 1; }
+for coded in $tokens; do echo "$coded" | base64 -d; echo; done
 "#;
 
 /// What a line of [`SECRETS`] is at least long.
 const LENGTH: usize = 16;
 
 /// A way to run a command line on a machine.
-type Run<'a> = &'a dyn Fn(&str) -> anyhow::Result<String>;
+pub type Run<'a> = &'a dyn Fn(&str) -> anyhow::Result<String>;
 
-/// Looks at a node that was a bare machine before. `said` is what commands printed that nobody asked for a token.
+/// Looks at a node that was a bare machine before. `said` is what commands printed that nobody asked for a token, and
+/// what a watch saw of them.
 ///
 /// # Errors
 /// All files that are not as they should be; where a secret was found.
 pub fn check(machine: &Remote, before: &Tree, after: &Tree, token: &str, said: &str) -> anyhow::Result<()> {
-    let wrong: Vec<String> = after.new_files(before).filter_map(wrong).collect();
-    ensure!(wrong.is_empty(), "files with another mode or owner than they should have:\n{}", wrong.join("\n"));
+    modes::new_files(before, after)?;
     let (_, token) = token.split_once('.').context("that is no token")?;
     let run = |command: &str| machine.run(command);
     let secrets = secrets(&run, Some(token))?;
     nowhere(&run, &secrets)?;
     unsaid(&secrets, said)?;
     finds(&run)
+}
+
+/// `init --dry-run` on a machine that is bare, with a configuration that has a token: all that is said of it, also at
+/// length, is its id.
+///
+/// # Errors
+/// What was said, with the token's secret half or without its id.
+pub fn dry_run(machine: &Remote) -> anyhow::Result<()> {
+    let (id, secret) = ("abcdef", "0fedcba987654321");
+    let config = format!(
+        "apiVersion: kubeadm.k8s.io/v1beta4\nkind: InitConfiguration\nbootstrapTokens:\n- token: {id}.{secret}\n"
+    );
+    machine.run(&format!("umask 077; cat >/root/dry.yaml <<'E'\n{config}E"))?;
+    for flags in ["", " -o json -vv"] {
+        let said = machine.run(&format!("/root/kprov init --dry-run --config /root/dry.yaml{flags} 2>&1"))?;
+        ensure!(said.contains(&format!("bootstrap token {id}")), "init --dry-run{flags} knows of no token:\n{said}");
+        ensure!(!said.contains(secret), "init --dry-run{flags} shows a token's secret:\n{said}");
+    }
+    machine.run("rm /root/dry.yaml").map(drop)
 }
 
 /// The secrets of a node, and a token's that it was joined with.
@@ -147,48 +132,27 @@ fn finds(run: Run<'_>) -> anyhow::Result<()> {
     let put = format!(
         "S={secret}; sh -c 'sleep 20; :' $S >/dev/null 2>&1 & pid=$!
 mkdir -p /run/systemd/system; echo \"# $S\" | tee /run/systemd/system/test-secret.conf /etc/test-secret >/var/log/test-secret
+echo $S | tee /run/test-secret /tmp/test-secret >/var/lib/kprov/test-secret
 echo $S | systemd-cat; journalctl --sync
 echo $S >>/var/lib/kprov/journal.jsonl
 "
     );
     let gone = "kill $pid; sed -i '$d' /var/lib/kprov/journal.jsonl
-rm /run/systemd/system/test-secret.conf /etc/test-secret /var/log/test-secret";
+rm /run/systemd/system/test-secret.conf /etc/test-secret /var/log/test-secret
+rm /run/test-secret /tmp/test-secret /var/lib/kprov/test-secret";
     let found = run(&format!("{put}{}\n{gone}", search(&[secret.to_owned()])))?;
-    for place in ["process: ", "journal of kprov: ", "log: ", "unit: ", "readable by all: ", "log file: "] {
+    for place in [
+        "process: ",
+        "journal of kprov: ",
+        "log: ",
+        "unit: ",
+        "readable by all: ",
+        "readable in /run: ",
+        "readable in /tmp: ",
+        "readable in /var/lib/kprov: ",
+        "log file: ",
+    ] {
         ensure!(found.lines().any(|line| line.starts_with(place)), "the search sees no secret in {place}\n{found}");
     }
     Ok(())
-}
-
-/// A line of [`Tree`]: `file PATH TYPE MODE OWNER LINK`. What is wrong with it.
-fn wrong(line: &str) -> Option<String> {
-    let mut words = line.split(' ').skip(1);
-    let (path, kind, mode, owner) = (words.next()?, words.next()?, words.next()?, words.next()?);
-    let found = format!("{kind} {mode}");
-    if let Some((_, wanted)) = FILES.iter().find(|(pattern, _)| fits(pattern, path)) {
-        let right = wanted.split('|').any(|wanted| wanted == found) && owner == "0:0";
-        return (!right).then(|| format!("{path}: {found} {owner}, not {wanted} 0:0"));
-    }
-    if fits(CLOSED, path) {
-        return None;
-    }
-    let mode = u32::from_str_radix(mode, 8).ok()?;
-    // Links have no mode of their own; a directory with the sticky bit is meant for all.
-    let open = kind != "l" && mode & 0o002 != 0 && mode & 0o1000 == 0 && kind != "s" && kind != "c";
-    if OTHERS.iter().any(|pattern| fits(pattern, path)) {
-        return open.then(|| format!("{path}: {found} {owner} can be written by everybody"));
-    }
-    let plain = match kind {
-        "d" => mode == 0o755,
-        "f" => mode == 0o644 || mode == 0o755,
-        _ => kind == "l",
-    };
-    (!plain || owner != "0:0").then(|| format!("{path}: {found} {owner} is neither plain nor listed"))
-}
-
-fn fits(pattern: &str, path: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == path,
-        Some((start, end)) => path.starts_with(start) && path.ends_with(end) && Path::new(path) != Path::new(start),
-    }
 }

@@ -51,6 +51,9 @@ const EXCLUDED: &[(&str, &str)] = &[
     ("unit systemd-update-done.service", "as ldconfig.service"),
 ];
 
+/// What comes and goes there is excluded, yet what is new there has a mode that can be looked at.
+const LOOSE: &[&str] = &["file /root/", "file /tmp/"];
+
 /// Sysctls that kprov, the kubelet, kube-proxy and CNI plugins set.
 const SYSCTLS: &[&str] = &[
     "kernel/keys/root_maxbytes",
@@ -73,8 +76,8 @@ const SYSCTLS: &[&str] = &[
     "vm/panic_on_oom",
 ];
 
-/// Lists a machine, run there. Real file systems only: those in memory are the kernel's or go with a restart; of /run
-/// the first two levels are listed nevertheless.
+/// Lists a machine, run there. Real file systems only: those in memory are the kernel's or go with a restart; what
+/// is right below /run is listed nevertheless.
 const LIST: &str = r#"
 export LC_ALL=C
 awk '$3 ~ /^(ext[234]|xfs|btrfs|overlay|f2fs|zfs)$/ { print $2 }' /proc/self/mounts | sort -u | while read -r top; do
@@ -83,7 +86,7 @@ awk '$3 ~ /^(ext[234]|xfs|btrfs|overlay|f2fs|zfs)$/ { print $2 }' /proc/self/mou
     find "$top" -xdev -printf 'file %p %y %m %U:%G %l\n'
     find "$top" -xdev -type f -exec sha256sum {} + | sed 's/^\([0-9a-f]*\)  \(.*\)/hash \2 \1/'
 done
-find /run -mindepth 1 -maxdepth 1 -printf 'run %p %y %m\n'
+find /run -mindepth 1 -maxdepth 1 -printf 'run %p %y %m %U:%G\n'
 find /run/netns -mindepth 1 -printf 'netns %f\n' 2>/dev/null
 ip -o link show | awk '{ sub(/@.*/, "", $2); sub(/:$/, "", $2); print "link " $2 }'
 ip -4 route show table all | grep -v '^local\|^broadcast\|^multicast\|^anycast' | sed 's/^/route /; s/ *$//'
@@ -128,10 +131,14 @@ impl Tree {
         Ok(Self(lines))
     }
 
-    /// Files that are new or have another mode, owner or target than before, one line each, but for the excluded.
+    /// Files that are new or have another mode, owner or target than before, one line each (`file …`, right below /run
+    /// `run …`), but for the excluded that are not loose.
     pub fn new_files<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a str> {
         let new = self.0.difference(&before.0).map(String::as_str);
-        new.filter(|line| line.starts_with("file ") && !excluded(line))
+        let loose = |line: &str| LOOSE.iter().any(|start| line.starts_with(start));
+        new.filter(move |line| {
+            line.starts_with("run ") || line.starts_with("file ") && (loose(line) || !excluded(line))
+        })
     }
 
     /// That nothing but the excluded differs from what was before.

@@ -24,18 +24,21 @@ const PODS: &str = "/var/lib/kubelet/pods/";
 
 /// Where two control planes of the same documents may differ, and why.
 const TWINS: &[Allowed] = &[
-    Allowed { cases: &[], line: "*.startupProbe.periodSeconds: 10 => 2", why: STARTUP },
-    Allowed { cases: &[], line: "*.startupProbe.initialDelaySeconds: 10 => nothing", why: STARTUP },
-    Allowed { cases: &[], line: "*.startupProbe.failureThreshold: * => *", why: STARTUP },
+    Allowed { cases: &[], line: "*.startupProbe.periodSeconds: 10 => 1", why: STARTUP },
+    Allowed { cases: &[], line: "*etcd*.startupProbe.initialDelaySeconds: 10 => 6", why: STARTUP },
+    Allowed { cases: &[], line: "*kube-apiserver*.startupProbe.initialDelaySeconds: 10 => 6", why: STARTUP },
+    Allowed { cases: &[], line: "*kube-controller-manager*.startupProbe.initialDelaySeconds: 10 => 4", why: STARTUP },
+    Allowed { cases: &[], line: "*kube-scheduler*.startupProbe.initialDelaySeconds: 10 => 4", why: STARTUP },
+    Allowed { cases: &[], line: "*.startupProbe.failureThreshold: 24 => 240", why: STARTUP },
     Allowed { cases: &[], line: "*[kube-controller-manager].command: nothing => \"--kube-api-burst=200\"", why: BURST },
     Allowed {
         cases: &[],
-        line: "object/Deployment kube-system/coredns.*.readinessProbe.periodSeconds: 10 => 2",
+        line: "object/Deployment kube-system/coredns.*.readinessProbe.periodSeconds: 10 => 1",
         why: PROBE,
     },
     Allowed {
         cases: &[],
-        line: "object/Deployment kube-system/coredns.*.readinessProbe.failureThreshold: 3 => 15",
+        line: "object/Deployment kube-system/coredns.*.readinessProbe.failureThreshold: 3 => 30",
         why: PROBE,
     },
     Allowed { cases: &[], line: "object/Namespace kube-flannel: nothing => *", why: FLANNEL },
@@ -177,11 +180,11 @@ pub fn same(theirs: &Twin, ours: &Twin) -> anyhow::Result<()> {
     ] {
         ensure!(ours.contains_key(part), "{part} was not compared");
     }
-    println!("           {} files and objects compared", ours.len());
     let mut used = BTreeSet::new();
     let mut wrong = unexpected(TWINS, "", differences(&theirs, &ours), &mut used);
     wrong.extend(unused(TWINS, &used).into_iter().map(|line| format!("does not differ any more: {line}")));
     ensure!(wrong.is_empty(), "kubeadm's => ours:\n{}", wrong.join("\n"));
+    println!("           {} files and objects compared", ours.len());
     Ok(())
 }
 

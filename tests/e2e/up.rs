@@ -3,14 +3,15 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
 use crate::host::{Clock, Host};
-use crate::{image, kubectl, secrets};
+use crate::watch::Watch;
+use crate::{image, kubectl, modes, secrets};
 
 pub const NAME: &str = "e2e";
 
@@ -19,9 +20,11 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     let kprov = Kprov::new(host);
     let mut clock = Clock::new();
 
-    kprov.up_with_a_cut(host)?;
+    let watch = Watch::start();
+    let mut said = kprov.up_with_a_cut(host)?;
     clock.lap("up until its control plane's link was cut in mid-init");
-    kprov.ok(&["up", "--workers", "1", "--bundle", kprov.bundle()])?;
+    said += &kprov.ok(&["up", "--workers", "1", "--bundle", kprov.bundle(), "-o", "json"])?;
+    said += &watch.end(&["/usr/local/bin/kprov init ", "/usr/local/bin/kprov join "])?;
     clock.lap("up again: attached, all Ready");
     kprov.ok(&["up"])?;
     clock.lap("up again: nothing to do");
@@ -34,7 +37,7 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     let there = kprov.ok(&["ssh", "worker-1", "--", "crictl", "images"])?;
     ensure!(there.contains("kprov.test/probe"), "image load left no image on the worker:\n{there}");
     clock.lap("image load, ssh");
-    kprov.hides()?;
+    kprov.hides(&said)?;
     clock.lap("no secret in the open, on the machines and with the operator");
 
     kprov.ok(&["stop"])?;
@@ -114,10 +117,10 @@ impl<'a> Kprov<'a> {
     }
 
     /// Starts a command and kills it after a while; true where it ended before.
-    pub fn kill(&self, args: &[&str], after: Duration) -> anyhow::Result<bool> {
+    pub fn kill(&self, args: &[&str], after: Duration) -> anyhow::Result<Option<ExitStatus>> {
         let mut child = self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         std::thread::sleep(after);
-        let ended = child.try_wait()?.is_some();
+        let ended = child.try_wait()?;
         child.kill()?;
         child.wait()?;
         Ok(ended)
@@ -140,28 +143,25 @@ impl<'a> Kprov<'a> {
         Ok(())
     }
 
-    /// No secret of the cluster is in the open on its machines, in what `up` keeps where others may read it, or in what
-    /// `up` says when it looks at all of it once more.
-    fn hides(&self) -> anyhow::Result<()> {
+    /// No secret of the cluster is in the open on its machines, in what `up` keeps where others may read it, in what `up`
+    /// said and a watch saw meanwhile, or in what `up` says when it looks at all of it once more.
+    fn hides(&self, said: &str) -> anyhow::Result<()> {
         let on = |machine: &'static str| move |command: &str| self.ok(&["ssh", machine, "--", command]);
         let mut all = secrets::secrets(&on("cp-1"), None)?;
         all.extend(secrets::secrets(&on("worker-1"), None)?);
         for machine in ["cp-1", "worker-1"] {
             secrets::nowhere(&on(machine), &all).with_context(|| format!("on {machine}"))?;
+            modes::kept_by_up(&on(machine)).with_context(|| format!("on {machine}"))?;
         }
-        let dir = self.state.join("kprov").join(NAME);
-        let open = "find \"$0\" -type f -perm /077 -exec cat {} +; find \"$0\" -type f -perm /077 -name '*key*'";
-        let output = Command::new("sh").arg("-c").arg(open).arg(&dir).output()?;
-        let readable = String::from_utf8_lossy(&output.stdout).into_owned();
-        secrets::unsaid(&all, &readable).context("in what the operator's other users may read")?;
-        ensure!(!readable.contains("PRIVATE KEY"), "a private key of the operator's may be read by others");
+        modes::operators(&self.state.join("kprov").join(NAME), &all)?;
+        secrets::unsaid(&all, said).context("while up was at work")?;
         let said = self.ok(&["up", "--workers", "1", "-o", "json"])?;
         secrets::unsaid(&all, &said).context("in what up says")
     }
 
     /// Starts `up`, cuts the control plane off as soon as it works on its certificates, expects exit code 3, and
-    /// connects it again.
-    fn up_with_a_cut(&self, host: &Host) -> anyhow::Result<()> {
+    /// connects it again. What it said.
+    fn up_with_a_cut(&self, host: &Host) -> anyhow::Result<String> {
         let mut command = self.command(&["up", "--workers", "1", "--bundle", self.bundle(), "-o", "json"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().context("no stdout")?;
@@ -182,7 +182,7 @@ impl<'a> Kprov<'a> {
         ensure!(cut, "up never spoke of certificates: {status}\n{tail}");
         host.link(&self.machines(), "cp-1", true)?;
         ensure!(status.code() == Some(3), "up with a link cut ends with {status} instead of 3:\n{tail}");
-        Ok(())
+        Ok(seen.join("\n") + "\n")
     }
 
     /// Id of our cluster's network.

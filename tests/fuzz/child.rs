@@ -88,6 +88,8 @@ pub(crate) fn run(name: &str) -> ExitCode {
         None => 0..cases,
     };
     let at = std::fs::OpenOptions::new().write(true).open(std::env::var_os(AT).unwrap()).unwrap();
+    // What refuses everything would be looked at no further than its first check.
+    assert!(target.seeds.iter().any(|seed| (target.parse)(seed)), "{name} takes none of its seeds");
     let mut taken = 0_u64;
     for case in range {
         at.write_all_at(format!("{case:<20}").as_bytes(), 0).unwrap();

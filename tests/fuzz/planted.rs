@@ -9,12 +9,17 @@ use crate::targets::Target;
 pub(crate) const TRIAL: &str = "planted-faults-are-found";
 
 /// What is planted.
-pub(crate) const NAMES: [&str; 4] = ["planted-panic", "planted-overflow", "planted-memory", "planted-loop"];
+pub(crate) const NAMES: [&str; 5] =
+    ["planted-panic", "planted-sum", "planted-overflow", "planted-memory", "planted-loop"];
 
 /// A parser that fails at what a few cases in a thousand have.
 pub(crate) fn target(name: &str) -> Target {
     let fault: fn() = match name {
         "planted-panic" => || panic!("planted"),
+        // Wraps where the profile has no overflow-checks.
+        "planted-sum" => || {
+            std::hint::black_box(std::hint::black_box(u8::MAX) + 1);
+        },
         "planted-overflow" => || {
             std::hint::black_box(deeper(0));
         },

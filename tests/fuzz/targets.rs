@@ -82,6 +82,7 @@ scheduler:
 fn documents() -> Target {
     let mut seeds = files("tests/golden", ".yaml");
     seeds.extend(files("src/cluster/tests", ".yaml"));
+    seeds.extend(files("tests/oracle", "input.yaml"));
     seeds.push(MERGED.to_vec());
     let read = |name: &str| serde_json::from_slice(&std::fs::read(root().join("tests/golden").join(name)).unwrap());
     let (facts, manifest) = (read("facts.json").unwrap(), read("bundle.json").unwrap());
