@@ -17,6 +17,7 @@ mod forward;
 mod full;
 mod guest;
 mod guest_up;
+mod half;
 mod host;
 mod idle;
 mod image;
@@ -68,6 +69,7 @@ const SCENARIOS: &[Scenario] = &[
     ("up_killed_and_run_again", kills::up),
     ("power_cuts_that_lose_unsynced_data", power::run),
     ("disk_full", full::init),
+    ("etcd_begun_in_vain", half::run),
     ("odd_hosts", odd::run),
 ];
 

@@ -65,25 +65,6 @@ fn sizes(host: &Host, machine: &Remote) -> anyhow::Result<()> {
     machine.run("sed -i 's/^imageMinimumGCAge: .*/imageMinimumGCAge: 1s/' /var/lib/kubelet/config.yaml && systemctl restart kubelet")?;
     spares(host, machine, Duration::from_secs(90))?;
     clock.lap("the kubelet collects an image, and leaves the bundle's");
-    machine.run("/root/kprov reset --force 2>&1")?;
-    half_a_database(machine)?;
-    kubectl.wait_all_ready(1, READY)?;
-    clock.lap("init again where etcd has half a database");
-    Ok(())
-}
-
-/// What an etcd is left with whose disk is full at its very first writes, laid down for certain: it ends at each start, and
-/// no API server has answered yet.
-fn half_a_database(machine: &Remote) -> anyhow::Result<()> {
-    machine.run(
-        "(setsid /root/kprov init >/dev/null 2>&1 </dev/null &); \
-         for n in $(seq 3000); do test -s /var/lib/etcd/member/snap/db && break; sleep 0.02; done; pkill -9 -x kprov; \
-         systemctl stop kubelet; crictl rm -f $(crictl ps -q --name etcd) >/dev/null; \
-         truncate -s 9000 /var/lib/etcd/member/snap/db; systemctl start kubelet",
-    )?;
-    wait(READY, || machine.run("grep -qE 'panic|fatal' /var/log/pods/kube-system_etcd-*/etcd/[1-9].log").map(drop))?;
-    let said = machine.run("/root/kprov init 2>&1")?;
-    ensure!(said.contains("empty /var/lib/etcd"), "init again does not say that it empties etcd's data:\n{said}");
     Ok(())
 }
 

@@ -109,6 +109,8 @@ pub enum Ended {
     Silently,
     /// In a panic or a fatal error.
     InPanic,
+    /// Not at all: it is an etcd that runs with an empty log, of a cluster without members. Nobody leads it, ever.
+    Leaderless,
 }
 
 /// The ending of the newest pod of this name that there was.
@@ -126,12 +128,15 @@ pub fn ended(machine: &dyn Machine, component: &str) -> Ended {
     // The last is the Go runtime's: half a database ends beyond what is mapped of it.
     const PANICS: [&str; 4] = ["panic:", "\"level\":\"panic\"", "\"level\":\"fatal\"", "fatal error: "];
     let panics = |text: &str| PANICS.iter().any(|words| text.contains(words));
+    // A log with a member in it begins at term 1.
+    let leaderless = |text: &str| text.contains("no leader at term 0");
     match (read(last), last.checked_sub(1).map(read)) {
+        (text, _) if leaderless(&text) && !panics(&text) => Ended::Leaderless,
         (text, None) if panics(&text) => Ended::BeforeThis,
         (_, None) => Ended::Otherwise,
         (text, _) if text.is_empty() => Ended::Silently,
         (text, _) if panics(&text) => Ended::InPanic,
-        (_, Some(before)) if before.is_empty() || panics(&before) => Ended::BeforeThis,
+        (_, Some(before)) if before.is_empty() || panics(&before) || leaderless(&before) => Ended::BeforeThis,
         _ => Ended::Otherwise,
     }
 }
@@ -293,6 +298,7 @@ mod tests {
     #[test]
     fn an_etcd_that_runs_again_after_a_panic_has_not_ended_well_yet() {
         let (panic, runs) = ("stderr F panic: failed to find local ID", "stderr F starting an etcd server");
+        let alone = "stderr F 8e9e05c5 no leader at term 0; dropping index reading msg";
         let cases = [
             (vec![runs], Ended::Otherwise),
             (vec![""], Ended::Otherwise),
@@ -304,6 +310,9 @@ mod tests {
             (vec!["", runs], Ended::BeforeThis),
             (vec![panic, runs], Ended::BeforeThis),
             (vec![panic, runs, runs], Ended::Otherwise),
+            (vec![alone], Ended::Leaderless),
+            (vec![panic, alone], Ended::Leaderless),
+            (vec![panic, alone, runs], Ended::BeforeThis),
         ];
         for (logs, wanted) in cases {
             let machine = FakeMachine::new();

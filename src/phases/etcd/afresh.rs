@@ -18,10 +18,11 @@ use crate::phases::kubelet::UNIT;
 /// in some.
 const STARTS: Duration = Duration::from_secs(20);
 
-/// Empties etcd's data directory where etcd does not answer and has ended in a panic.
+/// Empties etcd's data directory where etcd does not answer and has ended in a panic, or runs without a leader to come.
 ///
 /// An etcd whose disk is full at its very first writes leaves half a database, and panics at every start after that:
-/// `failed to find local ID in cluster members`. Only for a machine where kprov has never found an API server: then
+/// `failed to find local ID in cluster members`. Where no more than the head of its log was written it runs, as a
+/// cluster without members: `no leader at term 0`. Only for a machine where kprov has never found an API server: then
 /// nothing is in it that is not made again.
 pub(crate) struct Afresh {
     label: Label,
@@ -56,7 +57,7 @@ impl Afresh {
                 return Ok(true);
             }
             if Instant::now() >= end {
-                return Ok(ended == Ended::Silently);
+                return Ok(matches!(ended, Ended::Silently | Ended::Leaderless));
             }
             backoff.pause().await;
         }
@@ -179,8 +180,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_neither_comes_only_one_that_says_nothing_is_in_vain() {
-        for (last, wanted) in [("2026-01-01T00:00:00Z stderr F starting\n", false), ("", true)] {
+    async fn where_neither_comes_one_that_says_nothing_or_has_no_leader_is_in_vain() {
+        let alone = "2026-01-01T00:00:00Z stderr F no leader at term 0; dropping index reading msg\n";
+        for (last, wanted) in [("2026-01-01T00:00:00Z stderr F starting\n", false), ("", true), (alone, true)] {
             let (fake, step) = machine(PANIC, false);
             fake.put("/var/log/pods/kube-system_etcd-x_1/etcd/2.log", last);
             let step = Afresh { patience: Duration::from_millis(200), ..step };
