@@ -58,8 +58,6 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     clock.lap("their pods reach each other");
     looks(&cp)?;
     clock.lap("kubeadm certs check-expiration, token list, upgrade plan");
-    own_checks(host, &cp)?;
-    clock.lap("kubeadm's own checks of a cluster (e2e_kubeadm)");
     let flannel = flannel(&kubectl)?;
 
     bring(host, &worker)?;
@@ -82,6 +80,8 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
         kubectl.wait_all_ready(2, READY)?;
         clock.lap(what);
     }
+    own_checks(host, &cp)?;
+    clock.lap("kubeadm's own checks of a cluster of kprov init and kprov join (e2e_kubeadm)");
     worker.run(OUR_RESET)?;
     gone(&worker)?;
 
