@@ -1,5 +1,5 @@
-//! A cluster of two machines that nobody uses, watched for half an hour (KPROV_TEST_IDLE: seconds): no container is
-//! started again, memory is steady, and but for what lives on its own nothing on the machines' disks changes.
+//! A cluster of two machines that nobody uses, watched for half an hour (KPROV_TEST_IDLE: seconds): no container and
+//! no unit is started again, memory is steady, and but for what lives on its own nothing on the machines' disks changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -48,7 +48,8 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     let look = || -> anyhow::Result<Vec<Tree>> {
         all.iter().map(|(name, machine)| Tree::of(machine, &machines.address(name)?)).collect()
     };
-    let (trees, before) = (look()?, containers(&kubectl)?);
+    let started = || all.iter().map(|(_, machine)| units(machine)).collect::<anyhow::Result<Vec<_>>>();
+    let (trees, before, units) = (look()?, containers(&kubectl)?, started()?);
     let mut samples: Vec<Vec<Memory>> = Vec::new();
     let start = Instant::now();
     while start.elapsed() < watch {
@@ -59,7 +60,8 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     let after = containers(&kubectl)?;
     ensure!(after == before, "containers before:\n{before:#?}\nand after:\n{after:#?}");
     ensure!(after.values().all(|restarts| *restarts == 0), "containers were started again: {after:#?}");
-    println!("  {} containers, none started again", after.len());
+    ensure!(started()? == units, "units before:\n{units:#?}\nand after:\n{:#?}", started()?);
+    println!("  {} containers, kubelet and containerd of both machines, none started again", after.len());
     let mut grown = Vec::new();
     for (number, (name, _)) in all.iter().enumerate() {
         let series: Vec<&Memory> = samples.iter().filter_map(|sample| sample.get(number)).collect();
@@ -86,6 +88,13 @@ fn containers(kubectl: &Kubectl) -> anyhow::Result<BTreeMap<String, u64>> {
         ensure!(pod["status"]["phase"] == "Running", "{} does not run", name(pod));
     }
     Ok(all)
+}
+
+/// When the units of a node were started, and how often on their own.
+fn units(machine: &Remote) -> anyhow::Result<String> {
+    let said = machine.run("systemctl show -p Id,ActiveState,MainPID,NRestarts kubelet containerd")?;
+    ensure!(said.matches("ActiveState=active").count() == 2, "both run:\n{said}");
+    Ok(said)
 }
 
 fn memory(machine: &Remote) -> anyhow::Result<Memory> {

@@ -29,6 +29,7 @@ const FILES: &[(&str, &str)] = &[
     ("/var/log/pods", "d 750|d 755"),
     ("/var/lib/kprov/journal.jsonl", "f 600"),
     ("/var/lib/etcd", "d 700"),
+    ("/var/lib/etcd/*", "d 700|f 600"),
     ("/var/lib/kubelet/pki/*.pem", "f 600|l 777"),
     ("/var/lib/kubelet/pki/kubelet.key", "f 600"),
     ("/var/lib/kubelet/pki/kubelet.crt", "f 644"),
@@ -46,18 +47,20 @@ const FILES: &[(&str, &str)] = &[
 /// Nobody but root comes in here, so what the kubelet opens for its containers' own users is open to them alone.
 const CLOSED: &str = "/var/lib/kubelet/pods/*";
 
-/// Places of others' programs, which make their files as they see fit; nothing there may be written by everybody. In
-/// /root and /tmp it is kubectl's cache, what the test brings, and systemd's private directories.
+/// Places of others' programs, which make their files as they see fit, but for root: nothing there may be written by
+/// everybody. In /root and /tmp it is kubectl's cache, what the test brings, and systemd's private directories.
 const OTHERS: &[&str] = &[
     "/var/lib/containerd/*",
     "/var/lib/kubelet/*",
-    "/var/lib/etcd/*",
     "/var/lib/cni/*",
     "/var/log/pods*",
     "/var/log/containers*",
     "/root/*",
     "/tmp/*",
 ];
+
+/// Files of images and of what runs of them are their users'.
+const IMAGES: &str = "/var/lib/containerd/*";
 
 /// Where `up` keeps the input and the events of what it runs on a machine.
 const UP: &str = "/run/kprov-up";
@@ -121,11 +124,11 @@ fn holds(content: &[u8], secrets: &[String]) -> bool {
     text.contains("PRIVATE KEY") || text.contains("client-key-data") || secrets.iter().any(|one| text.contains(one))
 }
 
-/// A line of [`Tree`]: `file PATH TYPE MODE OWNER LINK`, or `run` and the same. What is wrong with it.
+/// A line of [`Tree`]: `file PATH TYPE MODE OWNER LINK`, or `run` or `below` and the same. What is wrong with it.
 fn wrong(line: &str) -> Option<String> {
     let words: Vec<&str> = line.split(' ').collect();
     // A name with a blank in it would have every rule look at the wrong word.
-    let &[_, path, kind, mode, owner, ..] = words.as_slice() else { return Some(format!("cannot be read: {line}")) };
+    let &[place, path, kind, mode, owner, ..] = words.as_slice() else { return Some(format!("cannot be read: {line}")) };
     if u32::from_str_radix(mode, 8).is_err() || kind.len() != 1 || !owner.contains(':') {
         return Some(format!("cannot be read: {line}"));
     }
@@ -140,8 +143,9 @@ fn wrong(line: &str) -> Option<String> {
     let mode = u32::from_str_radix(mode, 8).ok()?;
     // Links have no mode of their own; a directory with the sticky bit is meant for all.
     let open = kind != "l" && mode & 0o002 != 0 && mode & 0o1000 == 0 && kind != "s" && kind != "c";
-    if OTHERS.iter().any(|pattern| fits(pattern, path)) {
-        return open.then(|| format!("{path}: {found} {owner} can be written by everybody"));
+    if place == "below" || OTHERS.iter().any(|pattern| fits(pattern, path)) {
+        let others = owner != "0:0" && !fits(IMAGES, path);
+        return (open || others).then(|| format!("{path}: {found} {owner} can be written by everybody, or is not root's"));
     }
     let plain = match kind {
         "d" => mode == 0o755,

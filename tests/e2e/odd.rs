@@ -1,5 +1,6 @@
 //! Odd hosts: one bare machine that is made odd in one way after the other. `kprov init --dry-run` must say it in one
-//! message, and the command that this message names must mend it: it is run as printed. docs/hosts.md is the table.
+//! message, and the command that this message names must mend it: it is run as printed, where it is one that a test can run.
+//! docs/hosts.md is the table.
 
 use anyhow::{Context, ensure};
 
@@ -203,13 +204,19 @@ fn mended(machine: &Remote, address: &str) -> anyhow::Result<()> {
     ensure!(refused.contains("[CNIConfig]") && refused.contains("or let kprov do it: --fix"), "{refused}");
     let asked = machine.output("kprov init --fix 2>&1 </dev/null")?;
     let text = String::from_utf8_lossy(&asked.stdout);
-    let listed = text.contains(&format!("move {STALE} to /etc/cni/net.d.before-kprov/05-stale.conflist"));
+    let listed = text.contains(&format!("move {STALE} to /etc/cni/net.d.before-kprov/05-stale.conflist"))
+        && text.contains("write /etc/sysctl.d/99-kprov.conf");
     ensure!(asked.status.code() == Some(2) && listed && text.contains("--yes"), "{}\n{text}", asked.status);
+    // On a terminal it asks; the answer is no.
+    let asked = machine.output("echo n | script -qec 'kprov init --fix' /dev/null")?;
+    let text = String::from_utf8_lossy(&asked.stdout);
+    let listed = text.contains(&format!("move {STALE} to ")) && text.contains("not confirmed, nothing was changed");
+    ensure!(asked.status.code() == Some(1) && listed, "{}\n{text}", asked.status);
     let shown = said(machine, "--fix", 0)?;
     ensure!(shown.contains(&format!("[preflight] move {STALE}")), "{shown}");
     Tree::of(machine, address)?.same_as(&before).context("nothing was agreed to")?;
 
-    machine.run("timeout -s KILL 1 kprov init --fix --yes >/dev/null 2>&1; true")?;
+    machine.run("echo y | timeout -s KILL 1 script -qec 'kprov init --fix' /dev/null >/dev/null 2>&1; pkill -9 -x kprov; true")?;
     machine.run("kprov init --fix --yes 2>&1")?;
     machine.run(&format!("! test -e {STALE}"))?;
     let nodes = machine.run("kubectl --kubeconfig /etc/kubernetes/admin.conf get nodes -o name")?;

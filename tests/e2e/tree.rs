@@ -49,6 +49,7 @@ const EXCLUDED: &[(&str, &str)] = &[
     ("unit systemd-journal-catalog-update.service", "as ldconfig.service"),
     ("unit systemd-sysusers.service", "as ldconfig.service"),
     ("unit systemd-update-done.service", "as ldconfig.service"),
+    ("below /run/*", "goes with a restart; listed for its modes"),
 ];
 
 /// What comes and goes there is excluded, yet what is new there has a mode that can be looked at.
@@ -77,7 +78,7 @@ const SYSCTLS: &[&str] = &[
 ];
 
 /// Lists a machine, run there. Real file systems only: those in memory are the kernel's or go with a restart; what
-/// is right below /run is listed nevertheless.
+/// is below /run is listed nevertheless, but for systemd's own.
 const LIST: &str = r#"
 export LC_ALL=C
 awk '$3 ~ /^(ext[234]|xfs|btrfs|overlay|f2fs|zfs)$/ { print $2 }' /proc/self/mounts | sort -u | while read -r top; do
@@ -87,6 +88,7 @@ awk '$3 ~ /^(ext[234]|xfs|btrfs|overlay|f2fs|zfs)$/ { print $2 }' /proc/self/mou
     find "$top" -xdev -type f -exec sha256sum {} + | sed 's/^\([0-9a-f]*\)  \(.*\)/hash \2 \1/'
 done
 find /run -mindepth 1 -maxdepth 1 -printf 'run %p %y %m %U:%G\n'
+find /run -xdev -mindepth 2 -path '/run/systemd/*' -prune -o -printf 'below %p %y %m %U:%G\n' 2>/dev/null
 find /run/netns -mindepth 1 -printf 'netns %f\n' 2>/dev/null
 ip -o link show | awk '{ sub(/@.*/, "", $2); sub(/:$/, "", $2); print "link " $2 }'
 ip -4 route show table all | grep -v '^local\|^broadcast\|^multicast\|^anycast' | sed 's/^/route /; s/ *$//'
@@ -132,12 +134,13 @@ impl Tree {
     }
 
     /// Files that are new or have another mode, owner or target than before, one line each (`file …`, right below /run
-    /// `run …`), but for the excluded that are not loose.
+    /// `run …`, further down there `below …`), but for the excluded that are not loose.
     pub fn new_files<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a str> {
         let new = self.0.difference(&before.0).map(String::as_str);
         let loose = |line: &str| LOOSE.iter().any(|start| line.starts_with(start));
         new.filter(move |line| {
-            line.starts_with("run ") || line.starts_with("file ") && (loose(line) || !excluded(line))
+            let run = line.starts_with("run ") || line.starts_with("below ");
+            run || line.starts_with("file ") && (loose(line) || !excluded(line))
         })
     }
 
