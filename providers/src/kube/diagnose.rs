@@ -128,10 +128,10 @@ pub fn ended(machine: &dyn Machine, component: &str) -> Ended {
     // The last is the Go runtime's: half a database ends beyond what is mapped of it.
     const PANICS: [&str; 4] = ["panic:", "\"level\":\"panic\"", "\"level\":\"fatal\"", "fatal error: "];
     let panics = |text: &str| PANICS.iter().any(|words| text.contains(words));
-    // A log with a member in it begins at term 1.
+    // A log with a member in it begins at term 1. Its handlers of requests panic too, and it runs on.
     let leaderless = |text: &str| text.contains("no leader at term 0");
     match (read(last), last.checked_sub(1).map(read)) {
-        (text, _) if leaderless(&text) && !panics(&text) => Ended::Leaderless,
+        (text, _) if leaderless(&text) => Ended::Leaderless,
         (text, None) if panics(&text) => Ended::BeforeThis,
         (_, None) => Ended::Otherwise,
         (text, _) if text.is_empty() => Ended::Silently,
@@ -312,6 +312,7 @@ mod tests {
             (vec![panic, runs, runs], Ended::Otherwise),
             (vec![alone], Ended::Leaderless),
             (vec![panic, alone], Ended::Leaderless),
+            (vec![runs, "stderr F no leader at term 0\nstderr F http: panic serving 127.0.0.1"], Ended::Leaderless),
             (vec![panic, alone, runs], Ended::BeforeThis),
         ];
         for (logs, wanted) in cases {

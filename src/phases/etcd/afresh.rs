@@ -14,8 +14,7 @@ use tokio::time::Instant;
 
 use crate::phases::kubelet::UNIT;
 
-/// How long an etcd that was started again is waited for: it reads half a database in less than a second, on a slow host
-/// in some.
+/// How long an etcd that starts is waited for: it reads half a database in less than a second, on a slow host in some.
 const STARTS: Duration = Duration::from_secs(20);
 
 /// Empties etcd's data directory where etcd does not answer and has ended in a panic, or runs without a leader to come.
@@ -39,27 +38,27 @@ impl Afresh {
         Self { label, machine: machine.clone(), data, health, patience: STARTS }
     }
 
-    /// True where what etcd has begun is of no use to it. An etcd that has panicked once, or that the kubelet has just
-    /// started again, is waited for: it answers, or panics once more.
+    /// True where what etcd has begun is of no use to it. An etcd that has panicked once, or that a kubelet has started or
+    /// is about to, is waited for, as init must do anyway: it answers, panics once more, or says that nobody leads it. What
+    /// it said before may end in mid-sentence, where the disk was full.
     async fn in_vain(&self) -> Result<bool> {
         let machine = self.machine.as_ref();
         if made::inside(machine, &self.data)?.is_empty() {
             return Ok(false);
         }
+        let starts = machine.unit(UNIT).await?.runs();
         let end = Instant::now() + self.patience;
         let mut backoff = Backoff::up_to(Duration::from_millis(500));
         loop {
-            let ended = ended(machine, "etcd");
-            if ended == Ended::Otherwise || matches!(machine.probe(&self.health).await?, Some((200, _))) {
+            if matches!(machine.probe(&self.health).await?, Some((200, _))) {
                 return Ok(false);
             }
-            if ended == Ended::InPanic {
-                return Ok(true);
+            match ended(machine, "etcd") {
+                Ended::InPanic | Ended::Leaderless => return Ok(true),
+                Ended::Otherwise if !starts => return Ok(false),
+                ended if Instant::now() >= end => return Ok(ended == Ended::Silently),
+                _ => backoff.pause().await,
             }
-            if Instant::now() >= end {
-                return Ok(matches!(ended, Ended::Silently | Ended::Leaderless));
-            }
-            backoff.pause().await;
         }
     }
 }
@@ -121,6 +120,7 @@ mod tests {
         (fake, step)
     }
 
+    const ALONE: &str = "2026-01-01T00:00:00Z stderr F no leader at term 0; dropping index reading msg\n";
     const PANIC: &str = "2026-01-01T00:00:00Z stderr F panic: failed to find local ID in cluster members\n";
 
     #[tokio::test]
@@ -179,10 +179,30 @@ mod tests {
         }
     }
 
+    /// The disk was so full that the log of the one before ends before it tells of its panic.
     #[tokio::test]
-    async fn where_neither_comes_one_that_says_nothing_or_has_no_leader_is_in_vain() {
-        let alone = "2026-01-01T00:00:00Z stderr F no leader at term 0; dropping index reading msg\n";
-        for (last, wanted) in [("2026-01-01T00:00:00Z stderr F starting\n", false), ("", true), (alone, true)] {
+    async fn an_etcd_that_the_kubelet_starts_is_waited_for_until_it_tells_that_nobody_leads_it() {
+        const LAST: &str = "/var/log/pods/kube-system_etcd-x_1/etcd/1.log";
+        for (says, wanted) in [(Some(ALONE), true), (Some(PANIC), true), (None, false)] {
+            let (fake, step) = machine("2026-01-01T00:00:01Z stderr F became follower at term 0\n", false);
+            fake.put("/var/log/pods/kube-system_etcd-x_1/etcd/0.log", "2026-01-01T00:00:00Z stderr F writeAt failed");
+            fake.unit_do(UNIT, UnitVerb::Start).await.unwrap();
+            let asked = Arc::new(Mutex::new(0));
+            fake.on_probe(move |machine, _| {
+                *asked.lock().unwrap() += 1;
+                if let (3, Some(says)) = (*asked.lock().unwrap(), says) {
+                    machine.put(LAST, says);
+                }
+                async move { None }.boxed()
+            });
+            let step = Afresh { patience: Duration::from_secs(if wanted { 60 } else { 1 }), ..step };
+            assert_eq!(step.check(&Outputs::none()).await.unwrap() == Status::Missing, wanted, "{says:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn where_neither_comes_only_one_that_says_nothing_is_in_vain() {
+        for (last, wanted) in [("2026-01-01T00:00:00Z stderr F starting\n", false), ("", true), (ALONE, true)] {
             let (fake, step) = machine(PANIC, false);
             fake.put("/var/log/pods/kube-system_etcd-x_1/etcd/2.log", last);
             let step = Afresh { patience: Duration::from_millis(200), ..step };
