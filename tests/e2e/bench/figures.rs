@@ -90,13 +90,6 @@ const GOALS: &[Goal] = &[
         limit: Some(0.1),
     },
     Goal {
-        title: "PKI and kubeconfigs: P-256 both",
-        goal: "",
-        ours: "PKI P-256",
-        theirs: Some(("PKI P-256", THEIRS)),
-        limit: None,
-    },
-    Goal {
         title: "PKI and kubeconfigs: RSA-2048 both",
         goal: "≤ 0.8 ×",
         ours: "PKI RSA-2048",
