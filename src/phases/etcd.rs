@@ -82,6 +82,13 @@ fn endpoint(args: Option<&Vec<Arg>>, advertise: IpAddr) -> Endpoint {
     Endpoint { https: scheme == "https", host: host.to_owned(), port }
 }
 
+/// True where no argument of the user's makes it one of several members.
+fn alone(args: Option<&Vec<Arg>>) -> bool {
+    ["initial-cluster", "initial-cluster-state", "discovery", "discovery-srv"]
+        .iter()
+        .all(|name| user_arg(args, name).is_none())
+}
+
 /// Key of the step that writes the manifest.
 pub(crate) fn key() -> Key {
     static_pod::key("etcd")
@@ -112,7 +119,8 @@ pub(crate) fn etcd(
 
 /// What goes before an `init` that is run again: etcd's database is begun anew where etcd panics, and the journal tells that
 /// kprov made or found empty its directory and that none of `plan`'s steps has ever found an API server. Not where
-/// containerd is somebody else's: etcd is ended with all pods.
+/// containerd is somebody else's: etcd is ended with all pods. Nor where etcd is told to be one of several members, whose
+/// leader it may yet hear of.
 pub(crate) fn afresh(
     cluster: &Cluster,
     facts: &Facts,
@@ -124,9 +132,10 @@ pub(crate) fn afresh(
     let served =
         |step: &Arc<dyn kprov_providers::Step>| step.needs().contains(&wait::listens()) && record.started(step.key());
     let never = !record.done(&wait::listens()) && !plan.steps().iter().any(served);
-    if never && facts.runtime.is_none() && record.started(&key()) && record.made_path(&data) {
+    let args = local(cluster).extra_args;
+    if never && alone(args.as_ref()) && facts.runtime.is_none() && record.started(&key()) && record.made_path(&data) {
         let advertise = Settings::of(cluster)?.names.advertise;
-        let health = endpoint(local(cluster).extra_args.as_ref(), advertise).url("/readyz");
+        let health = endpoint(args.as_ref(), advertise).url("/readyz");
         first.add(Afresh::new(Label::new("etcd/afresh", PHASE), machine, data, health));
     }
     Ok(first)
@@ -196,6 +205,13 @@ mod tests {
     fn check(urls: &str, expected: &str) {
         let args = vec![Arg { name: "listen-metrics-urls".into(), value: urls.into() }];
         assert_eq!(endpoint(Some(&args), [10, 0, 0, 1].into()).url(""), expected);
+    }
+
+    #[test]
+    fn a_member_of_several_is_not_alone() {
+        let args = |name: &str| vec![Arg { name: name.into(), value: "existing".into() }];
+        assert!(alone(None) && alone(Some(&args("quota-backend-bytes"))));
+        assert!(!alone(Some(&args("initial-cluster-state"))) && !alone(Some(&args("initial-cluster"))));
     }
 
     #[test]
