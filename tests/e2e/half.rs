@@ -31,7 +31,8 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
     bring(host, &machine)?;
     let mut clock = Clock::new();
     for _ in 0..tries(1) {
-        for (what, cut, tells) in [("half a database", DATABASE, Some("panic|fatal")), ("the head of a log", LOG, None)] {
+        for (what, cut, tells) in [("half a database", DATABASE, Some("panic|fatal")), ("the head of a log", LOG, None)]
+        {
             trial(&machine, cut, tells).with_context(|| format!("an etcd with {what}"))?;
             clock.lap(&format!("init again where etcd has {what}"));
             machine.run("/root/kprov reset --force 2>&1")?;

@@ -128,7 +128,9 @@ fn holds(content: &[u8], secrets: &[String]) -> bool {
 fn wrong(line: &str) -> Option<String> {
     let words: Vec<&str> = line.split(' ').collect();
     // A name with a blank in it would have every rule look at the wrong word.
-    let &[place, path, kind, mode, owner, ..] = words.as_slice() else { return Some(format!("cannot be read: {line}")) };
+    let &[place, path, kind, mode, owner, ..] = words.as_slice() else {
+        return Some(format!("cannot be read: {line}"));
+    };
     if u32::from_str_radix(mode, 8).is_err() || kind.len() != 1 || !owner.contains(':') {
         return Some(format!("cannot be read: {line}"));
     }
@@ -142,10 +144,12 @@ fn wrong(line: &str) -> Option<String> {
     }
     let mode = u32::from_str_radix(mode, 8).ok()?;
     // Links have no mode of their own; a directory with the sticky bit is meant for all.
-    let open = kind != "l" && mode & 0o002 != 0 && mode & 0o1000 == 0 && kind != "s" && kind != "c";
+    let open = kind != "l" && mode & 0o002 != 0 && mode & 0o1000 == 0 && kind != "c";
+    let open = open && (kind != "s" || place == "below");
     if place == "below" || OTHERS.iter().any(|pattern| fits(pattern, path)) {
         let others = owner != "0:0" && !fits(IMAGES, path);
-        return (open || others).then(|| format!("{path}: {found} {owner} can be written by everybody, or is not root's"));
+        return (open || others)
+            .then(|| format!("{path}: {found} {owner} can be written by everybody, or is not root's"));
     }
     let plain = match kind {
         "d" => mode == 0o755,

@@ -216,7 +216,12 @@ fn mended(machine: &Remote, address: &str) -> anyhow::Result<()> {
     ensure!(shown.contains(&format!("[preflight] move {STALE}")), "{shown}");
     Tree::of(machine, address)?.same_as(&before).context("nothing was agreed to")?;
 
-    machine.run("echo y | timeout -s KILL 1 script -qec 'kprov init --fix' /dev/null >/dev/null 2>&1; pkill -9 -x kprov; true")?;
+    // The answer is yes; killed once it has mended. What is left of the terminal's input ends with it.
+    machine.run(
+        "( { echo y; sleep 30; } | script -qec 'kprov init --fix' /dev/null ) >/dev/null 2>&1 </dev/null &
+        for n in $(seq 400); do test -e /etc/cni/net.d.before-kprov/05-stale.conflist && break; sleep 0.05; done
+        pkill -9 -x kprov; pkill -x sleep; test -e /etc/cni/net.d.before-kprov/05-stale.conflist",
+    )?;
     machine.run("kprov init --fix --yes 2>&1")?;
     machine.run(&format!("! test -e {STALE}"))?;
     let nodes = machine.run("kubectl --kubeconfig /etc/kubernetes/admin.conf get nodes -o name")?;

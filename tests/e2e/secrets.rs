@@ -1,6 +1,8 @@
 //! No secret is where others look: in processes, journals, logs, events, units, files that others may read, and in what
 //! kprov says. Modes and owners of what init and join leave are [`modes`]'.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, ensure};
 
 use crate::modes;
@@ -90,12 +92,11 @@ pub fn dry_run(machine: &Remote) -> anyhow::Result<()> {
 /// When they are too few to be all.
 pub fn secrets(run: Run<'_>, token: Option<&str>) -> anyhow::Result<Vec<String>> {
     let listed = run(SECRETS)?;
-    let mut all: Vec<String> = listed.lines().chain(token).filter(|l| !l.is_empty()).map(str::to_owned).collect();
-    all.sort_unstable();
-    all.dedup();
+    let own: BTreeSet<&str> = listed.lines().filter(|line| !line.is_empty()).collect();
     let first = run("ls /etc/kubernetes")?.lines().any(|file| file == "admin.conf");
     let least = if first { CONTROL_PLANE } else { WORKER };
-    ensure!(all.len() >= least, "{} secrets are too few to be all, which are {least}", all.len());
+    ensure!(own.len() >= least, "{} secrets are too few to be all, which are {least}", own.len());
+    let all: Vec<String> = own.into_iter().chain(token).map(str::to_owned).collect();
     ensure!(all.iter().all(|secret| secret.len() >= LENGTH), "a secret of less than {LENGTH} characters");
     Ok(all)
 }
