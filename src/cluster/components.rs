@@ -56,11 +56,9 @@ pub(crate) fn kubelet(
     let fitted = fit::kubelet(facts);
     let last = [("cgroupDriver", json!("systemd"))];
     let mut component = component(document, given, Doc::Kubelet, &defaults, &fitted, &last, input);
-    if get(&component.document, "resolvConf").is_none() {
-        // For this machine's own file only, but told with the rest.
-        let here = fit::kubelet_here(facts).into_iter().filter(|fit| fit.field == "resolvConf");
-        component.notes.extend(here.map(|fit| fit.note));
-    }
+    // For this machine's own file only, but told with the rest.
+    let here = fit::kubelet_only_here(facts).into_iter().filter(|fit| get(&component.document, fit.field).is_none());
+    component.notes.extend(here.map(|fit| fit.note));
     complete(&mut component.document, table.empty.get(Doc::Kubelet.kind()));
     durations(&mut component.document, Doc::Kubelet.kind(), table);
     component

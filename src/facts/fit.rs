@@ -67,9 +67,16 @@ pub fn kubelet(facts: &Facts) -> Vec<Fit> {
     fits
 }
 
-/// [`kubelet`] and what is for this machine's own config.yaml alone.
+/// [`kubelet`] and [`kubelet_only_here`].
 pub fn kubelet_here(facts: &Facts) -> Vec<Fit> {
     let mut fits = kubelet(facts);
+    fits.extend(kubelet_only_here(facts));
+    fits
+}
+
+/// What is for this machine's own config.yaml alone: the cluster's other machines need not be like it.
+pub fn kubelet_only_here(facts: &Facts) -> Vec<Fit> {
+    let mut fits = Vec::new();
     if let Some(path) = &facts.resolv_conf {
         let why = match (facts.resolved, facts.resolvers.is_empty()) {
             (true, _) => "systemd-resolved is active",
@@ -82,7 +89,20 @@ pub fn kubelet_here(facts: &Facts) -> Vec<Fit> {
             note: format!("{why}: pods get the resolvers of {path} (resolvConf)"),
         });
     }
+    if !lowers_oom_scores(facts) {
+        // It would try twice for 0.2 s in all before it starts pods, and say so every few minutes.
+        fits.push(Fit {
+            field: "oomScoreAdj",
+            value: json!(0),
+            note: "CAP_SYS_RESOURCE is missing: the kubelet does not lower its OOM score (oomScoreAdj: 0)".to_owned(),
+        });
+    }
     fits
+}
+
+/// Whether a process of this machine may lower its own OOM score.
+pub(crate) fn lowers_oom_scores(facts: &Facts) -> bool {
+    !facts.missing_capabilities.iter().any(|c| c == "CAP_SYS_RESOURCE")
 }
 
 /// Values of the KubeProxyConfiguration.
@@ -101,7 +121,7 @@ pub fn kube_proxy(facts: &Facts) -> Vec<Fit> {
 pub fn containerd(facts: &Facts) -> (Containerd, Vec<String>) {
     let fitted = Containerd {
         systemd_cgroup: cgroup_driver(facts) == "systemd",
-        restrict_oom_score_adj: facts.missing_capabilities.iter().any(|c| c == "CAP_SYS_RESOURCE"),
+        restrict_oom_score_adj: !lowers_oom_scores(facts),
         disable_apparmor: !facts.apparmor,
     };
     let mut notes = Vec::new();
@@ -224,6 +244,16 @@ mod tests {
         let host = Facts { swap: true, resolved: true, resolv_conf: Some("/run/r.conf".to_owned()), ..facts() };
         let fields: Vec<_> = kubelet_here(&host).into_iter().map(|f| f.field).collect();
         assert_eq!(fields, ["cgroupDriver", "failSwapOn", "resolvConf"]);
+    }
+
+    #[test]
+    fn a_kubelet_that_may_not_lower_its_score_does_not_try() {
+        let poor = Facts { missing_capabilities: vec!["CAP_SYS_RESOURCE".to_owned()], ..facts() };
+        let mut doc = json!({});
+        assert_eq!(fill(&mut doc, &kubelet_only_here(&poor)).len(), 1);
+        assert_eq!(doc, json!({"oomScoreAdj": 0}));
+        assert_eq!(fill(&mut doc, &kubelet(&poor)).len(), 1, "the cluster's other nodes may be able to");
+        assert_eq!(doc, json!({"oomScoreAdj": 0, "cgroupDriver": "systemd"}));
     }
 
     #[test]

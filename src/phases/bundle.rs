@@ -168,8 +168,7 @@ fn containerd(
     let [config, unit, start] = ["containerd/config", "containerd/unit", "containerd/start"].map(Key::new);
     let text = containerd_config(manifest, facts)?;
     plan.add(WriteFile::new(label(&config, [files]), machine.clone(), CONFIG, text).foreign_unless(ours));
-    let lower = !facts.missing_capabilities.iter().any(|c| c == "CAP_SYS_RESOURCE");
-    let values = json!({"lower_oom_score": lower});
+    let values = json!({"lower_oom_score": fit::lowers_oom_scores(facts)});
     let text = render::text("containerd.service", include_str!("../../templates/containerd.service"), &values)?;
     plan.add(WriteFile::new(label(&unit, [files]), machine.clone(), UNIT, text).foreign_unless(ours));
     let mut step = UnitStep::new(label(&start, [files, &config, &unit]), machine.clone(), "containerd.service")

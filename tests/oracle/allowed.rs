@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 /// A difference that is wanted.
+#[derive(Clone, Copy)]
 pub(crate) struct Allowed {
     /// Configurations in which it shows; empty: any.
     pub(crate) cases: &'static [&'static str],

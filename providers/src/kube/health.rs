@@ -96,7 +96,8 @@ impl Step for Health {
 
     async fn apply(&self, _known: &Outputs, watch: &Watch) -> anyhow::Result<Outputs> {
         let deadline = tokio::time::Instant::now() + self.timeout;
-        let mut backoff = Backoff::up_to(Duration::from_millis(100));
+        // The question stays on this machine and on one connection; what waits for the answer is the whole cluster.
+        let mut backoff = Backoff::up_to(Duration::from_millis(50));
         self.at_once(watch).await?;
         loop {
             let Err(why) = self.ask().await? else { return Ok(Outputs::none()) };
