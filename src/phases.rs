@@ -30,7 +30,7 @@ use crate::bundle::sets::Set;
 use crate::cluster::kubeadm::ClusterConfiguration;
 use crate::cluster::{Cluster, Joining, subnets};
 use crate::discovery::Met;
-use crate::facts::Facts;
+use crate::facts::{Facts, fit};
 use crate::plan::Plan;
 
 /// A first control plane on this machine: kubeadm's phases by their names. What a step needs, and not the phase before
@@ -50,7 +50,9 @@ pub fn init(cluster: &Cluster, facts: &Facts, found: &Found, machine: &Arc<dyn M
     plan.extend(kubeconfig::kubeconfig(cluster, machine, &first)?);
 
     let node = cluster.init.node_registration.clone().unwrap_or_default();
-    let own = kubelet::Kubelet { config: &cluster.kubelet, node: &node, register_taints: false, facts };
+    let mut config = cluster.kubelet.clone();
+    fit::fill(&mut config, &fit::first_kubelet(facts));
+    let own = kubelet::Kubelet { config: &config, node: &node, register_taints: false, facts };
     let mut needs = brought.kubelet.clone();
     needs.extend([brought.runtime.clone(), brought.cni.clone(), kubeconfig::key("kubelet.conf")]);
     needs.extend(plan.keys_of(host::PHASE));

@@ -57,7 +57,8 @@ pub(crate) fn kubelet(
     let last = [("cgroupDriver", json!("systemd"))];
     let mut component = component(document, given, Doc::Kubelet, &defaults, &fitted, &last, input);
     // For this machine's own file only, but told with the rest.
-    let here = fit::kubelet_only_here(facts).into_iter().filter(|fit| get(&component.document, fit.field).is_none());
+    let here = fit::kubelet_here(facts).into_iter().filter(|fit| fit.field == "resolvConf");
+    let here = here.chain(fit::first_kubelet(facts)).filter(|fit| get(&component.document, fit.field).is_none());
     component.notes.extend(here.map(|fit| fit.note));
     complete(&mut component.document, table.empty.get(Doc::Kubelet.kind()));
     durations(&mut component.document, Doc::Kubelet.kind(), table);

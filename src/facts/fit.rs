@@ -67,16 +67,9 @@ pub fn kubelet(facts: &Facts) -> Vec<Fit> {
     fits
 }
 
-/// [`kubelet`] and [`kubelet_only_here`].
+/// [`kubelet`] and what is for this machine's own config.yaml alone.
 pub fn kubelet_here(facts: &Facts) -> Vec<Fit> {
     let mut fits = kubelet(facts);
-    fits.extend(kubelet_only_here(facts));
-    fits
-}
-
-/// What is for this machine's own config.yaml alone: the cluster's other machines need not be like it.
-pub fn kubelet_only_here(facts: &Facts) -> Vec<Fit> {
-    let mut fits = Vec::new();
     if let Some(path) = &facts.resolv_conf {
         let why = match (facts.resolved, facts.resolvers.is_empty()) {
             (true, _) => "systemd-resolved is active",
@@ -89,15 +82,21 @@ pub fn kubelet_only_here(facts: &Facts) -> Vec<Fit> {
             note: format!("{why}: pods get the resolvers of {path} (resolvConf)"),
         });
     }
-    if !lowers_oom_scores(facts) {
-        // It would try twice for 0.2 s in all before it starts pods, and say so every few minutes.
-        fits.push(Fit {
-            field: "oomScoreAdj",
-            value: json!(0),
-            note: "CAP_SYS_RESOURCE is missing: the kubelet does not lower its OOM score (oomScoreAdj: 0)".to_owned(),
-        });
-    }
     fits
+}
+
+/// What is for the config.yaml of a cluster's first kubelet alone, which has its certificate and whose pods all wait for:
+/// it would try in vain for 0.2 s before it starts them. Another one gets its certificate in that time; without it, it
+/// would ask for its Node too early, and again only a second later.
+pub fn first_kubelet(facts: &Facts) -> Vec<Fit> {
+    if lowers_oom_scores(facts) {
+        return Vec::new();
+    }
+    vec![Fit {
+        field: "oomScoreAdj",
+        value: json!(0),
+        note: "CAP_SYS_RESOURCE is missing: the kubelet does not lower its OOM score (oomScoreAdj: 0)".to_owned(),
+    }]
 }
 
 /// Whether a process of this machine may lower its own OOM score.
@@ -247,13 +246,14 @@ mod tests {
     }
 
     #[test]
-    fn a_kubelet_that_may_not_lower_its_score_does_not_try() {
+    fn a_first_kubelet_that_may_not_lower_its_score_does_not_try() {
         let poor = Facts { missing_capabilities: vec!["CAP_SYS_RESOURCE".to_owned()], ..facts() };
         let mut doc = json!({});
-        assert_eq!(fill(&mut doc, &kubelet_only_here(&poor)).len(), 1);
+        assert_eq!(fill(&mut doc, &first_kubelet(&poor)).len(), 1);
         assert_eq!(doc, json!({"oomScoreAdj": 0}));
-        assert_eq!(fill(&mut doc, &kubelet(&poor)).len(), 1, "the cluster's other nodes may be able to");
-        assert_eq!(doc, json!({"oomScoreAdj": 0, "cgroupDriver": "systemd"}));
+        let fields: Vec<_> = kubelet_here(&poor).into_iter().map(|fit| fit.field).collect();
+        assert_eq!(fields, ["cgroupDriver"], "the cluster's other nodes");
+        assert!(first_kubelet(&facts()).is_empty());
     }
 
     #[test]

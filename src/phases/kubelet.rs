@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::kubeconfig::KUBELET_DIR;
 use super::static_pod::MANIFESTS;
 use crate::cluster::kubeadm::{NodeRegistration, Taint};
-use crate::facts::{Facts, fit};
+use crate::facts::Facts;
 use crate::plan::Plan;
 
 /// Phase name.
@@ -104,7 +104,6 @@ fn node_config(kubelet: &Kubelet<'_>) -> Value {
             fields.insert("resolvConf".into(), path.into());
         }
     }
-    fit::fill(&mut config, &fit::kubelet_only_here(kubelet.facts));
     config
 }
 
