@@ -226,6 +226,23 @@ fn everything_wrong_with_a_file_is_told_at_once() {
 }
 
 #[test]
+fn a_nodes_part_of_the_pod_subnet_has_as_many_bits_as_addresses_have() {
+    for (mask, fits) in [("25", true), ("32", true), ("33", false), ("65", false), ("256", false), ("x", false)] {
+        let text = format!(
+            "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nnetworking: {{podSubnet: 10.244.0.0/17}}\n\
+             controllerManager: {{extraArgs: [{{name: node-cidr-mask-size-ipv4, value: \"{mask}\"}}]}}\n"
+        );
+        let told = init_with("", Some(&text), &facts()).map_err(|problems| problems.to_string());
+        match told {
+            Ok(_) => assert!(fits, "{mask}"),
+            Err(told) => {
+                assert!(!fits && told.contains("node-cidr-mask-size-ipv4 must be a number up to 32"), "{told}")
+            }
+        }
+    }
+}
+
+#[test]
 fn everything_wrong_with_documents_is_told_at_once() {
     insta::assert_snapshot!("wrong_documents", complaints(include_str!("tests/wrong-documents.yaml")));
 }

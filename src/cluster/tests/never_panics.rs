@@ -67,12 +67,17 @@ proptest! {
     }
 
     #[test]
-    fn on_subnets_of_any_size(a in 0..33_u8, b in 0..33_u8, c in 0..129_u8, d in 0..129_u8) {
-        let flags = InitFlags {
-            pod_network_cidr: Some(format!("10.0.0.0/{a},fd00::/{c}")),
-            service_cidr: Some(format!("172.16.0.0/{b},fd01::/{d}")),
-            ..InitFlags::default()
-        };
-        let _ = load_init(&flags, None, None, &facts(), &bundle()).map_err(|problems| problems.to_string());
+    fn on_subnets_of_any_size(a in 0..33_u8, b in 0..33_u8, c in 0..129_u8, d in 0..129_u8, masks: [Option<u8>; 2]) {
+        let mut config = format!(
+            "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nnetworking:\n  \
+             podSubnet: 10.0.0.0/{a},fd00::/{c}\n  serviceSubnet: 172.16.0.0/{b},fd01::/{d}\ncontrollerManager:\n  extraArgs:\n"
+        );
+        for (family, mask) in ["ipv4", "ipv6"].iter().zip(masks) {
+            let mask = mask.map_or_else(|| "none".to_owned(), |mask| mask.to_string());
+            config += &format!("  - {{name: node-cidr-mask-size-{family}, value: \"{mask}\"}}\n");
+        }
+        let flags = InitFlags::default();
+        let told = load_init(&flags, Some(("x.yaml", &config)), None, &facts(), &bundle()).map_err(|problems| problems.to_string());
+        assert!(!told.is_err_and(|told| told.contains("YAML")), "{config}");
     }
 }

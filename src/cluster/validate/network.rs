@@ -104,9 +104,10 @@ fn pod_subnet(net: &IpNet, extra: &[Arg], input: &mut Input) {
         if net.addr().is_ipv6() { ("node-cidr-mask-size-ipv6", 64) } else { ("node-cidr-mask-size-ipv4", 24) };
     let node = match value(flag).map(str::parse::<u8>) {
         None => usual,
-        Some(Ok(mask)) => mask,
-        Some(Err(_)) => {
-            input.bad(Doc::Cluster, "controllerManager.extraArgs", format!("{flag} must be a number"), "");
+        Some(Ok(mask)) if mask <= net.max_prefix_len() => mask,
+        Some(_) => {
+            let message = format!("{flag} must be a number up to {}", net.max_prefix_len());
+            input.bad(Doc::Cluster, "controllerManager.extraArgs", message, format!("{flag}: \"{usual}\""));
             return;
         }
     };
