@@ -173,7 +173,8 @@ fn node_registration(node: &mut NodeRegistration, facts: &Facts) {
     if let Some(name) = node.name.as_mut() {
         *name = name.trim().to_lowercase();
     }
-    let running = facts.runtime.as_ref().map(|runtime| runtime.socket.clone());
+    // As kubeadm calls it: /var/run is a link to /run on every machine with systemd.
+    let running = facts.runtime.as_ref().map(|runtime| runtime.socket.replacen("unix:///run/", "unix:///var/run/", 1));
     fill(&mut node.cri_socket, || running.unwrap_or_else(|| CRI_SOCKET.to_owned()), true);
     if let Some(socket) = node.cri_socket.as_mut() {
         with_scheme(socket);
