@@ -3,6 +3,7 @@
 //! The kubeconfig may not be there yet when a plan is made or looked at: the client is made when a step first needs it.
 
 pub mod compare;
+mod crashes;
 pub mod diagnose;
 pub mod health;
 pub mod lend;

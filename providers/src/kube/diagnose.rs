@@ -92,12 +92,6 @@ fn pod_log(machine: &dyn Machine, component: &str) -> Vec<String> {
     last(lines(&log.text, |line| line.splitn(4, ' ').nth(3)))
 }
 
-/// True where a static pod's container has ended again and again: the kubelet waits longer and longer before it tries it
-/// once more.
-pub(crate) fn crash_loops(machine: &dyn Machine, component: &str) -> bool {
-    newest_log(machine, component).is_some_and(|log| log.restarts >= 2)
-}
-
 /// How a static pod's container ended, as its last two logs tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
@@ -142,7 +136,7 @@ pub fn ended(machine: &dyn Machine, component: &str) -> Ended {
 }
 
 /// Where the kubelet keeps the logs of a static pod's container, one directory for each pod of this name that there was.
-fn log_dirs(machine: &dyn Machine, component: &str) -> impl Iterator<Item = String> {
+pub(super) fn log_dirs(machine: &dyn Machine, component: &str) -> impl Iterator<Item = String> {
     let prefix = format!("kube-system_{component}-");
     let dirs = machine.list(LOGS).ok().flatten().unwrap_or_default();
     dirs.into_iter().filter(move |dir| dir.starts_with(&prefix)).map({
@@ -153,9 +147,9 @@ fn log_dirs(machine: &dyn Machine, component: &str) -> impl Iterator<Item = Stri
 
 /// A container's log; ordered by when it was last written.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Log {
+pub(super) struct Log {
     time: String,
-    restarts: u32,
+    pub(super) restarts: u32,
     text: String,
 }
 
@@ -166,7 +160,7 @@ fn newest_log(machine: &dyn Machine, component: &str) -> Option<Log> {
 }
 
 /// The newest log of one pod's container, of those with a line.
-fn newest_of(machine: &dyn Machine, dir: &str) -> Option<Log> {
+pub(super) fn newest_of(machine: &dyn Machine, dir: &str) -> Option<Log> {
     let files = machine.list(dir).ok().flatten().unwrap_or_default();
     let logs = files.into_iter().filter_map(|file| {
         let restarts = file.strip_suffix(".log")?.parse().ok()?;

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::diagnose::{Component, crash_loops, diagnose};
+use super::crashes::{KUBELET, lets_wait};
+use super::diagnose::{Component, diagnose};
 use super::{Backoff, Unanswered};
 use crate::machine::UnitVerb;
 use crate::steps::Label;
 use crate::{Machine, Made, Outputs, Status, Step, Watch};
-
-const KUBELET: &str = "kubelet.service";
 
 /// What counts as an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +51,7 @@ impl Health {
     /// one that is started anew does not remember and tries at once.
     async fn at_once(&self, watch: &Watch) -> anyhow::Result<()> {
         let silent = self.machine.probe(&self.url).await?.is_none();
-        if silent && !self.component.unit && crash_loops(self.machine.as_ref(), &self.component.name) {
+        if silent && !self.component.unit && lets_wait(self.machine.as_ref(), &self.component.name).await? {
             watch.say(format!("the kubelet is started again, to try {} at once", self.component.name));
             self.machine.unit_do(KUBELET, UnitVerb::Restart).await?;
         }
@@ -124,10 +123,27 @@ mod tests {
 
     #[tokio::test]
     async fn what_crashed_before_is_tried_at_once() {
-        for (log, restarts) in [("0.log", 0), ("3.log", 1)] {
+        // Logs, and when the kubelet was started, in seconds after a boot at midnight; restarts of it.
+        let all: [(&[(&str, &str)], Option<u32>, u32); 5] = [
+            (&[("0.log", "00:00:30")], Some(20), 0),
+            (&[("2.log", "00:00:30"), ("3.log", "00:00:40")], Some(20), 1),
+            // A boot: the kubelet has started this container for the first time.
+            (&[("2.log", "00:00:10"), ("3.log", "00:00:40")], Some(20), 0),
+            (&[("2.log", "00:00:10"), ("3.log", "00:00:40")], None, 1),
+            (&[("3.log", "00:00:40")], Some(20), 1),
+        ];
+        for (logs, since, restarts) in all {
             let fake = FakeMachine::new();
             fake.put("/etc/systemd/system/kubelet.service", "[Service]\nExecStart=/usr/bin/kubelet\n");
-            fake.put(&format!("/var/log/pods/kube-system_etcd-x_1/etcd/{log}"), "2026-01-01T00:00:00Z stderr F bye\n");
+            for (log, time) in logs {
+                let line = format!("2026-01-01T{time}Z stderr F bye\n");
+                fake.put(&format!("/var/log/pods/kube-system_etcd-x_1/etcd/{log}"), &line);
+            }
+            if let Some(since) = since {
+                fake.unit_do("kubelet.service", UnitVerb::Start).await.unwrap();
+                fake.put("/proc/stat", "cpu  1 2 3\nbtime 1767225600\n");
+                fake.put("/proc/4242/stat", &format!("4242 (a (b) {}{since}00 0\n", "x ".repeat(19)));
+            }
             let (counted, asked) = (Arc::new(AtomicU32::new(0)), AtomicU32::new(0));
             let seen = counted.clone();
             fake.on_unit(move |_, _, verb| {
@@ -148,7 +164,7 @@ mod tests {
                 timeout: Duration::from_secs(5),
             };
             step.apply(&Outputs::none(), &Watch::quiet()).await.unwrap();
-            assert_eq!(counted.load(Ordering::Relaxed), restarts, "{log}");
+            assert_eq!(counted.load(Ordering::Relaxed), restarts, "{logs:?} {since:?}");
         }
     }
 
