@@ -28,6 +28,7 @@ mod kubectl;
 mod left_out;
 mod modes;
 mod odd;
+mod parity;
 mod power;
 mod qemu;
 mod remote;
@@ -79,6 +80,7 @@ const SOAK: &[Scenario] = &[
     ("debian_guest_up", guest_up::run),
     ("node_pressure", full::pressure),
     ("idle_cluster", idle::run),
+    ("parity_of_all_configurations", parity::run),
     // `make bench`, which sets what it needs.
     ("bench_beside_kubeadm", bench::run),
 ];

@@ -16,8 +16,10 @@ use crate::twins::{Twin, same};
 const READY: Duration = Duration::from_secs(180);
 /// How long pods may take to reach each other.
 const MEET: Duration = Duration::from_secs(60);
-const OUR_RESET: &str = "/root/kprov reset --force 2>&1";
-const THEIR_RESET: &str = "kubeadm reset --force 2>&1";
+/// Takes back with kprov what either tool made.
+pub const OUR_RESET: &str = "/root/kprov reset --force 2>&1";
+/// The same with kubeadm.
+pub const THEIR_RESET: &str = "kubeadm reset --force 2>&1";
 /// Brings an image onto a node without kprov.
 const CTR: &str = "ctr -n k8s.io images import";
 /// What of kubeadm's preflight a machine on this host cannot fulfil.
@@ -120,18 +122,18 @@ fn twins(machines: &Bare<'_>, cp: &Remote, worker: &Remote) -> anyhow::Result<St
     their_said.map_err(|_| anyhow::anyhow!("kubeadm init broke off"))??;
     let line = line(&said?)?;
     for machine in [cp, worker] {
-        settled(&Kubectl(machine.clone()))?;
+        settled(&Kubectl(machine.clone()), 4)?;
     }
     // Controllers and flannel go on writing after init has returned: a difference is one that stays.
     wait(READY, || same(&theirs, &ours))?;
     Ok(line)
 }
 
-/// The kubelet has told of all four static pods, and that they are Ready.
-fn settled(kubectl: &Kubectl) -> anyhow::Result<()> {
+/// The kubelet has told of all static pods, so many, and that they are Ready.
+pub fn settled(kubectl: &Kubectl, many: usize) -> anyhow::Result<()> {
     wait(READY, || {
         let pods = items(&kubectl.get("-n kube-system pods -l tier=control-plane")?);
-        ensure!(pods.len() == 4, "{} static pods", pods.len());
+        ensure!(pods.len() == many, "{} static pods", pods.len());
         let unready = pods.iter().find(|pod| !ready(pod));
         ensure!(unready.is_none(), "{} is not Ready", unready.map(name).unwrap_or_default());
         Ok(())
@@ -238,7 +240,7 @@ conntrack: {{maxPerCore: 0, min: 0}}
 }
 
 /// A cluster made by kubeadm of the documents on this machine; its join line.
-fn their_init(machine: &Remote, kubeadm: &str) -> anyhow::Result<String> {
+pub fn their_init(machine: &Remote, kubeadm: &str) -> anyhow::Result<String> {
     line(&machine.run(&format!("{kubeadm} init --config {CONFIG} {IGNORE} 2>&1"))?)
 }
 
