@@ -48,15 +48,24 @@ const OWN_DIRS: &str = "/srv/etcd /srv/pki";
 
 /// The configuration whose etcd is somebody else's.
 const EXTERNAL: &str = "external-etcd";
-/// Its certificate: authority, server and client in one.
-const CERTIFICATE: &str = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=etcd \
-                           -addext subjectAltName=DNS:etcd.example.test -addext extendedKeyUsage=serverAuth,clientAuth";
-/// Starts it on a machine, where neither tool knows more of it than its name.
-const ETCD: &str = "ctr -n k8s.io run -d --net-host --mount type=bind,src=/etc/etcd,dst=/etc/etcd,options=rbind:ro \
-                    $(ctr -n k8s.io images ls -q | grep /etcd: | head -n 1) outside etcd --data-dir /data \
-                    --listen-client-urls https://0.0.0.0:2379 --advertise-client-urls https://etcd.example.test:2379 \
-                    --cert-file /etc/etcd/ca.crt --key-file /etc/etcd/client/key.pem \
-                    --client-cert-auth --trusted-ca-file /etc/etcd/ca.crt";
+/// Its CA, and the certificate with which it and its clients show themselves.
+const CERTIFICATES: [(&str, &str); 2] = [
+    ("ca", "-subj /CN=etcd-ca"),
+    (
+        "one",
+        "-subj /CN=etcd -CA ca.crt -CAkey ca.key -addext basicConstraints=CA:FALSE \
+         -addext subjectAltName=DNS:etcd.example.test -addext extendedKeyUsage=serverAuth,clientAuth",
+    ),
+];
+/// Starts it on a machine, among containers that are not Kubernetes'; neither tool knows more of it than its name.
+const ETCD: &str = "set -e; image=$(ctr -n k8s.io images ls -q | grep /etcd: | head -n 1)
+ctr -n k8s.io images export /root/etcd.tar $image && ctr -n outside images import /root/etcd.tar
+ctr -n outside run -d --net-host --mount type=bind,src=/etc/etcd,dst=/etc/etcd,options=rbind:ro $image etcd etcd --data-dir /data \
+    --listen-client-urls https://0.0.0.0:2379 --advertise-client-urls https://etcd.example.test:2379 \
+    --cert-file /etc/etcd/client/cert.pem --key-file /etc/etcd/client/key.pem \
+    --client-cert-auth --trusted-ca-file /etc/etcd/ca.crt";
+/// Ends it.
+const NO_ETCD: &str = "ctr -n outside tasks rm -f etcd && ctr -n outside containers rm etcd";
 
 /// Fields whose registries and sockets are not there.
 const ELSEWHERE: [(&str, &str); 5] = [
@@ -79,7 +88,7 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
         bring(host, machine)?;
         let address = machines.address(name)?;
         machine.run(&format!("{FILES}\necho {address} api.example.test etcd.example.test >>/etc/hosts"))?;
-        certificate(host, machine)?;
+        certificates(host, machine)?;
     }
     clock.lap("two machines as users of kubeadm have them");
 
@@ -110,7 +119,7 @@ pub fn run(host: &Host) -> anyhow::Result<()> {
             // kubeadm's leaves directories of the user's own choice.
             machine.run(&format!("{reset} && rm -rf {OWN_DIRS}"))?;
             if case == EXTERNAL {
-                machine.run("ctr -n k8s.io tasks rm -f outside && ctr -n k8s.io containers rm outside")?;
+                machine.run(NO_ETCD)?;
             }
         }
         sides.swap(0, 1);
@@ -136,15 +145,21 @@ fn names() -> anyhow::Result<BTreeSet<String>> {
 }
 
 /// The files of the etcd that is somebody else's.
-fn certificate(host: &Host, machine: &Remote) -> anyhow::Result<()> {
-    let [cert, key] = ["outside.crt", "outside.key"].map(|name| host.state(name));
-    let mut openssl = Command::new("openssl");
-    openssl.args(CERTIFICATE.split_whitespace()).arg("-keyout").arg(&key).arg("-out").arg(&cert);
-    let made = openssl.output()?;
-    ensure!(made.status.success(), "openssl req: {}", String::from_utf8_lossy(&made.stderr));
+fn certificates(host: &Host, machine: &Remote) -> anyhow::Result<()> {
+    let dir = host.state("outside.d");
+    std::fs::create_dir_all(&dir)?;
+    for (name, args) in CERTIFICATES {
+        let mut openssl = Command::new("openssl");
+        openssl
+            .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(' '))
+            .args(args.split(' '));
+        openssl.args(["-keyout", &format!("{name}.key"), "-out", &format!("{name}.crt")]).current_dir(&dir);
+        let made = openssl.output()?;
+        ensure!(made.status.success(), "openssl req: {}", String::from_utf8_lossy(&made.stderr));
+    }
     machine.run("mkdir -p /etc/etcd/client")?;
-    for (file, path) in [(&cert, "ca.crt"), (&cert, "client/cert.pem"), (&key, "client/key.pem")] {
-        machine.upload(file, &format!("/etc/etcd/{path}"), "600")?;
+    for (file, path) in [("ca.crt", "ca.crt"), ("one.crt", "client/cert.pem"), ("one.key", "client/key.pem")] {
+        machine.upload(&dir.join(file), &format!("/etc/etcd/{path}"), "600")?;
     }
     Ok(())
 }

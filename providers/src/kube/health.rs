@@ -123,26 +123,25 @@ mod tests {
 
     #[tokio::test]
     async fn what_crashed_before_is_tried_at_once() {
-        // Logs, and when the kubelet was started, in seconds after a boot at midnight; restarts of it.
-        let all: [(&[(&str, &str)], Option<u32>, u32); 5] = [
-            (&[("0.log", "00:00:30")], Some(20), 0),
-            (&[("2.log", "00:00:30"), ("3.log", "00:00:40")], Some(20), 1),
+        // Logs by number and second, and when the kubelet was started, in seconds after the same midnight; restarts of it.
+        for (logs, since, restarts) in [
+            (vec![(0, 30)], Some(20), 0),
+            (vec![(2, 30), (3, 40)], Some(20), 1),
             // A boot: the kubelet has started this container for the first time.
-            (&[("2.log", "00:00:10"), ("3.log", "00:00:40")], Some(20), 0),
-            (&[("2.log", "00:00:10"), ("3.log", "00:00:40")], None, 1),
-            (&[("3.log", "00:00:40")], Some(20), 1),
-        ];
-        for (logs, since, restarts) in all {
+            (vec![(2, 10), (3, 40)], Some(20), 0),
+            (vec![(2, 10), (3, 40)], None, 1),
+            (vec![(3, 40)], Some(20), 1),
+        ] {
             let fake = FakeMachine::new();
             fake.put("/etc/systemd/system/kubelet.service", "[Service]\nExecStart=/usr/bin/kubelet\n");
-            for (log, time) in logs {
-                let line = format!("2026-01-01T{time}Z stderr F bye\n");
-                fake.put(&format!("/var/log/pods/kube-system_etcd-x_1/etcd/{log}"), &line);
+            for (log, second) in &logs {
+                let line = format!("2026-01-01T00:00:{second}Z stderr F bye\n");
+                fake.put(&format!("/var/log/pods/kube-system_etcd-x_1/etcd/{log}.log"), &line);
             }
             if let Some(since) = since {
                 fake.unit_do("kubelet.service", UnitVerb::Start).await.unwrap();
                 fake.put("/proc/stat", "cpu  1 2 3\nbtime 1767225600\n");
-                fake.put("/proc/4242/stat", &format!("4242 (a (b) {}{since}00 0\n", "x ".repeat(19)));
+                fake.put("/proc/4242/stat", format!("4242 (a (b) {}{since}00 0\n", "x ".repeat(19)));
             }
             let (counted, asked) = (Arc::new(AtomicU32::new(0)), AtomicU32::new(0));
             let seen = counted.clone();
