@@ -89,10 +89,8 @@ const OWN: [&str; 3] =
 
 /// One control plane.
 pub struct Twin {
-    /// Where it is.
-    pub machine: Remote,
-    /// Its Node's name.
-    pub node: String,
+    machine: Remote,
+    node: String,
     address: String,
     documents: String,
     /// certificatesDir.
@@ -273,9 +271,10 @@ fn one(scene: &Scene, tree: &Tree, kind: &str, mut object: Value) -> (String, Va
         "Pod" => pod(&object["status"]),
         _ => Value::Null,
     };
-    // Those that pods are driven out by come and go by a controller's view of the whole cluster, and tell when.
+    // The one that drives pods out of a Node that is not Ready comes by a controller's view of the whole cluster, and tells
+    // when; that the Node is not Ready is told by another, which is compared.
     if let Some(taints) = object.pointer_mut("/spec/taints").and_then(Value::as_array_mut) {
-        taints.retain(|taint| taint.get("timeAdded").is_none());
+        taints.retain(|taint| taint["key"] != "node.kubernetes.io/not-ready" || taint["effect"] != "NoExecute");
     }
     if let Some(meta) = object["metadata"].as_object_mut() {
         for owner in meta.get_mut("ownerReferences").and_then(Value::as_array_mut).into_iter().flatten() {
